@@ -1,0 +1,181 @@
+"""Checkpoints: data from strangers, read without running anything that they contain."""
+
+import hashlib
+import pickle
+import zipfile
+from collections import OrderedDict
+from dataclasses import fields
+from types import SimpleNamespace
+
+import torch
+
+from cryoseg.errors import InputError
+from cryoseg.network import Architecture, SegmentationNetwork
+
+# All that weights and settings need; torch itself resolves the storages that tensors view.
+ALLOWED = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch", "Size"): torch.Size,
+}
+
+
+class Placeholder:
+    """Stands for any class or function that a checkpoint names; does nothing, whatever is asked."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, item):
+        pass
+
+    def extend(self, items):
+        pass
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads plain containers, numbers, strings and tensors; all else becomes a Placeholder."""
+
+    def find_class(self, module, name):
+        return ALLOWED.get((module, name), Placeholder)
+
+
+# What torch.load takes for the pickle module.
+_RESTRICTED_PICKLE = SimpleNamespace(__name__="restricted", Unpickler=_Unpickler)
+
+
+def read_checkpoint(path):
+    """Read weights and settings of a checkpoint without running code from it.
+
+    Real files name classes of MONAI and numpy beside the weights, which torch's own
+    ``weights_only`` refuses; here those become inert placeholders.
+
+    Returns (state_dict, hyper_parameters): names to CPU tensors, and a dict of plain values.
+    Raises InputError for anything that is not such a file.
+    """
+    _check_archive(path)
+    try:
+        content = torch.load(
+            path, map_location="cpu", weights_only=False, pickle_module=_RESTRICTED_PICKLE
+        )
+    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, EOFError,
+            AttributeError, IndexError, ImportError, UnicodeDecodeError) as error:  # fmt: skip
+        raise InputError(
+            f"{path}: the checkpoint cannot be read ({error}); copy it anew"
+        ) from error
+    state, settings = (_entry(content, path, key) for key in ("state_dict", "hyper_parameters"))
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise InputError(f"{path}: state_dict holds {name!r}, which is no tensor of a network")
+        if not torch.isfinite(value).all():
+            raise InputError(
+                f"{path}: the weights {name} hold NaN or infinity; train the model anew"
+            )
+    return dict(state), settings
+
+
+def _check_archive(path):
+    """Refuse what torch.save did not write, and archives that unpack to more than they weigh."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start != b"PK\x03\x04":
+        raise InputError(
+            f"{path}: not a checkpoint; it begins with {start!r}, a file written by PyTorch 1.6 or "
+            "later begins with b'PK\\x03\\x04'"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [
+                m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED
+            ]
+    except zipfile.BadZipFile as error:
+        raise InputError(
+            f"{path}: the checkpoint is cut off or damaged ({error}); copy it anew"
+        ) from error
+    if packed:
+        raise InputError(
+            f"{path}: {packed[0]} is compressed, which PyTorch never does; not a checkpoint"
+        )
+
+
+def _entry(content, path, key):
+    value = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(value, dict) or not value:
+        raise InputError(
+            f"{path}: the checkpoint has no {key}; it is not a model trained by CryoSiam or cryoseg"
+        )
+    return value
+
+
+def checkpoint_sha256(path):
+    """SHA-256 of the file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def architecture_of(settings, path):
+    """Sizes of the trained network that the settings in a checkpoint describe.
+
+    settings: ``hyper_parameters`` of a trained model, {config: ..., backbone_config: ...}
+    Raises InputError if they are those of something else.
+    """
+    blocks = {}
+    for key in ("backbone_config", "config"):
+        block = settings.get(key)
+        for name in ("parameters", "network"):
+            block = block.get(name) if isinstance(block, dict) else None
+        if not isinstance(block, dict):
+            raise InputError(
+                f"{path}: hyper_parameters has no {key}.parameters.network; this is not a trained "
+                "segmentation model (a pretrained backbone, perhaps: train a model from it first)"
+            )
+        blocks[key] = block
+    names = {field.name for field in fields(Architecture)}
+    head_names = {"out_channels", "filters", "kernel_size", "padding"}
+    # The heads' input, dense_dim, stands in both; the backbone's is the one that the weights have.
+    sizes = {k: v for k, v in blocks["backbone_config"].items() if k in names - head_names}
+    sizes |= {k: v for k, v in blocks["config"].items() if k in head_names}
+    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items() if v is not None}
+    if "out_channels" not in sizes:
+        raise InputError(f"{path}: hyper_parameters does not say how many out_channels there are")
+    try:
+        return Architecture(**sizes)
+    except InputError as error:
+        raise InputError(
+            f"{path}: hyper_parameters describe a network that cannot be: {error}"
+        ) from error
+
+
+def load_network(path):
+    """Load a trained segmentation network, in evaluation mode, on the CPU, in float32.
+
+    Raises InputError if the file is no checkpoint, or of another kind than a trained model, or if
+    its weights do not fit the sizes that it states.
+    """
+    state, settings = read_checkpoint(path)
+    sizes = architecture_of(settings, path)
+    with torch.device("meta"):
+        network = SegmentationNetwork(sizes)
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    differences = [
+        f"{name}: {found.get(name, 'missing')} instead of {wanted.get(name, 'nothing')}"
+        for name in sorted(wanted.keys() | found.keys())
+        if wanted.get(name) != found.get(name)
+    ]
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise InputError(
+            f"{path}: the weights do not fit the network that hyper_parameters describe: "
+            f"{'; '.join(differences[:3])}{more}"
+        )
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)

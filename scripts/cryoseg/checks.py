@@ -1,0 +1,76 @@
+"""What must hold of a tomogram before the network is given it."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoseg.errors import InputError
+from cryoseg.volumes import slabs
+
+log = logging.getLogger("cryoseg")
+
+# A volume scaled by percentiles has next to nothing outside; one that was never scaled, half.
+WARN_OUTSIDE, REFUSE_OUTSIDE = 0.01, 0.5
+
+
+@dataclass
+class Intensities:
+    """What one reading of a volume's voxels tells."""
+
+    lowest: float
+    highest: float
+    not_finite: int
+    outside: int  # voxels below or above the range asked about
+    voxels: int
+
+
+def survey(volume, lowest, highest):
+    """Read a volume once, slab by slab, and count what is wrong with it.
+
+    volume: array-like (Z, Y, X) of a real type; lowest, highest: the range to count against
+    Returns Intensities; its lowest and highest are those of the finite voxels.
+    """
+    found = Intensities(np.inf, -np.inf, 0, 0, int(np.prod(volume.shape)))
+    for slab in slabs(volume.shape):
+        values = np.asarray(volume[slab])
+        if values.dtype.kind == "f":
+            finite = np.isfinite(values)
+            found.not_finite += int(values.size - np.count_nonzero(finite))
+            values = values[finite] if not finite.all() else values
+        if values.size:
+            found.lowest = min(found.lowest, float(values.min()))
+            found.highest = max(found.highest, float(values.max()))
+        if found.lowest < lowest or found.highest > highest:
+            found.outside += int(np.count_nonzero(values < lowest))
+            found.outside += int(np.count_nonzero(values > highest))
+    return found
+
+
+def check_intensities(name, volume, lowest, highest):
+    """Raise InputError if a tomogram cannot be scored; log a warning if it is doubtful.
+
+    name: what messages call it; lowest, highest: the stage's parameters.data.min and max
+    """
+    found = survey(volume, lowest, highest)
+    if found.not_finite:
+        raise InputError(
+            f"{name}: {found.not_finite} of {found.voxels} voxels are NaN or infinite; every voxel "
+            "must be a number: reconstruct or copy the tomogram anew"
+        )
+    if found.lowest == found.highest:
+        raise InputError(
+            f"{name}: every voxel is {found.lowest:g}; a tomogram must have contrast: "
+            "reconstruct or copy it anew"
+        )
+    share = found.outside / found.voxels
+    text = (
+        f"{name}: {share:.1%} of the voxels lie outside parameters.data.min..max = "
+        f"{lowest:g}..{highest:g}, the tomogram spans {found.lowest:g}..{found.highest:g}"
+    )
+    if share > REFUSE_OUTSIDE:
+        raise InputError(
+            f"{text}; scale it first (a scale: entry in config.yaml) or set min and max"
+        )
+    if share > WARN_OUTSIDE:
+        log.warning("%s; these are clipped", text)

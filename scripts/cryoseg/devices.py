@@ -1,0 +1,112 @@
+"""Where to compute, how precisely, and within what memory."""
+
+import re
+import resource
+from pathlib import Path
+
+import psutil
+import torch
+
+from cryoseg.errors import InputError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Parts of the free memory that a tile may take; the rest is for libraries and other jobs.
+SHARE_OF_GPU, SHARE_OF_HOST = 0.85, 0.75
+# Interpreter, libraries, weights and the tiles that are being read and written, in bytes.
+HOST_BASE = 2.0e9
+
+
+def choose_device(wanted):
+    """Turn auto, cpu, cuda or cuda:N into a torch.device; auto means a GPU if there is one.
+
+    Raises InputError if the GPU that is asked for is not there.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        wanted = "cuda" if available else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= available:
+        raise InputError(
+            f"device {wanted} is asked for, and this machine offers {available} GPU(s); "
+            "set device to auto or cpu, or send the job where GPUs are"
+        )
+    return device
+
+
+def choose_dtype(precision, device):
+    """Turn auto, fp32, bf16 or fp16 into the torch dtype that the network computes in.
+
+    auto is bf16 where the hardware multiplies in it (GPUs since Ampere; CPUs with AVX512-BF16 or
+    AMX), fp16 on older GPUs, and fp32 on other CPUs, where anything lower would be emulated.
+    """
+    if precision != "auto":
+        return DTYPES[precision]
+    if device.type == "cuda":
+        recent = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if recent else torch.float16
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def use_exact_arithmetic():
+    """Keep single-precision products in single precision: no TensorFloat-32 on GPUs."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def tile_memory(device, memory_gb, job_memory_mb, attempt):
+    """Bytes that one tile's activations may take.
+
+    memory_gb:     what the user set, or "auto"
+    job_memory_mb: what the job was given, host memory; matters on the CPU only
+    attempt:       1 for the first try; each retry halves the tile's memory
+    """
+    if memory_gb != "auto":
+        memory = float(memory_gb) * 1e9
+    elif device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        memory = SHARE_OF_GPU * free
+    else:
+        # The first attempt's share: a retry is given more, and is to use less of it.
+        granted = job_memory_mb * 1e6 / attempt - HOST_BASE
+        memory = min(granted, SHARE_OF_HOST * free_host_memory())
+    return int(max(memory, 0) / 2 ** (attempt - 1))
+
+
+def free_host_memory():
+    """Bytes that this process may still take, by the machine and by its control groups."""
+    limits = [psutil.virtual_memory().available, *_control_group_limits()]
+    return max(min(limits), 0)
+
+
+def _control_group_limits(root=Path("/sys/fs/cgroup"), own=Path("/proc/self/cgroup")):
+    """What each control group around this process still grants, in bytes (version 2, then 1)."""
+    names = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+    lines = own.read_text().splitlines() if own.exists() else []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top = root / controllers
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            for limit, used in names:
+                if (folder / limit).exists() and (
+                    granted := (folder / limit).read_text().strip()
+                ) != "max":
+                    yield int(granted) - int((folder / used).read_text())
+            if folder == top:
+                break
+
+
+def peak_memory(device):
+    """Most bytes of memory that this process held at once: the GPU's, or the host's on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if (
+        status.exists()
+    ):  # not getrusage: its peak is inherited from the process that started this one
+        high_water = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        return int(high_water[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes

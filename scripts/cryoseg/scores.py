@@ -1,0 +1,82 @@
+"""Scores files: what the network said of each voxel, kept small.
+
+One channel: the probability. Several: the winning class and its probability, which is enough,
+because zeroing every probability below a threshold and taking the largest class gives the winner
+where its probability reaches the threshold, and 0 elsewhere.
+"""
+
+import json
+from collections.abc import Mapping
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+# Probabilities are stored as sixteen-bit fractions: off by 7.7e-6 at most.
+PROBABILITY_STEPS = 65535
+CHUNK = (32, 128, 128)
+# Chunks of the float32 volumes that people open with HDF5's built-in filters alone.
+OPEN_CHUNK = (16, 64, 64)
+CHUNK_CACHE = 256 * 2**20  # bytes; a row of chunks is filled by several tiles
+
+
+class ScoresWriter:
+    """Writes scores box by box. Voxels that are never written stay 0.
+
+    shape:         z, y, x of the tomogram
+    channels:      of the network; 1 means probabilities of one class
+    probabilities: keep all channels' probabilities, as `probs`
+    distances:     keep the raw distances, as `distances`
+    attributes:    text, numbers or sequences of numbers; mappings are stored as JSON text
+    """
+
+    def __init__(self, path, shape, channels, attributes, probabilities=False, distances=False):
+        self.file = h5py.File(path, "w", rdcc_nbytes=CHUNK_CACHE)
+        fast = hdf5plugin.Blosc2(cname="zstd", clevel=1, filters=hdf5plugin.Blosc2.BITSHUFFLE)
+        small = {"shape": shape, "chunks": _chunk(CHUNK, shape), **fast}
+        self.file.create_dataset("probability", dtype=np.uint16, **small)
+        if channels > 1:
+            self.file.create_dataset("winner", dtype=np.uint8, **small)
+        for name, wanted in (("probs", probabilities), ("distances", distances)):
+            if wanted:
+                self.file.create_dataset(
+                    name,
+                    shape=(channels, *shape),
+                    dtype=np.float32,
+                    chunks=(1, *_chunk(OPEN_CHUNK, shape)),
+                    compression="gzip",
+                    compression_opts=1,
+                    shuffle=True,
+                )
+        self.file.attrs["channels"] = channels
+        self.update_attributes(attributes)
+
+    def update_attributes(self, attributes):
+        """Add attributes; as in the constructor."""
+        for name, value in attributes.items():
+            self.file.attrs[name] = json.dumps(value) if isinstance(value, Mapping) else value
+
+    def write(self, box, scores):
+        """Store the scores of a box.
+
+        box:    (start, stop) in z, y, x
+        scores: dataset names to arrays, (Z, Y, X) or (channels, Z, Y, X), as large as the box
+        """
+        place = tuple(slice(start, stop) for start, stop in box)
+        for name, values in scores.items():
+            self.file[name][(..., *place)] = values
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+
+def _chunk(chunk, shape):
+    return tuple(min(edge, size) for edge, size in zip(chunk, shape, strict=True))
+
+
+def open_scores(path):
+    """Open a scores file for reading: an h5py.File with the datasets named above."""
+    return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)

@@ -1,0 +1,40 @@
+"""What every test shares: the library's place on the path, as Snakemake gives it to scripts."""
+
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Machines differ in speed, and the first call of a network is slow everywhere.
+hypothesis.settings.register_profile("cryoseg", deadline=None)
+hypothesis.settings.load_profile("cryoseg")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Appended, not inserted: Snakemake's scripts see installed packages first, then scripts/.
+sys.path.append(str(REPOSITORY / "scripts"))
+
+
+@pytest.fixture(scope="session")
+def compat():
+    """Folder of outputs that CryoSiam itself made, too large for the repository."""
+    folder = os.environ.get("CRYOSEG_COMPAT")
+    if not folder:
+        pytest.skip("CRYOSEG_COMPAT does not name the folder of CryoSiam's own outputs")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder with a real tomogram, too large for the repository."""
+    folder = os.environ.get("CRYOSEG_REAL_DATA")
+    if not folder:
+        pytest.skip("CRYOSEG_REAL_DATA does not name the folder of a real tomogram")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Folder of small models and outputs that CryoSiam made."""
+    return REPOSITORY / "tests" / "data"
