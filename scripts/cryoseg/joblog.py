@@ -1,0 +1,135 @@
+"""What a job says: all of it into its log file, and why it failed to the terminal as well."""
+
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cryoseg.errors import InputError
+
+logger = logging.getLogger("cryoseg")
+
+# Sparse enough for a log of 5,000 jobs, dense enough to see that a job lives.
+SHARE_BETWEEN_LINES = 0.1
+SECONDS_BETWEEN_LINES = 10
+
+# The stderr that the job was started with, while its own goes into the log file.
+_original_stderr = None
+
+
+@contextmanager
+def log_to(path):
+    """Send all that this process and its children print into the file at ``path``.
+
+    File descriptors 1 and 2 themselves point there, so child processes and compiled code are
+    included. Messages of the logger ``cryoseg`` stand there with time and level. A failure ends
+    the process with exit status 1: an InputError as one line ``error: ...`` in the log and on the
+    original stderr; any other exception with its traceback in the log and its last line on the
+    original stderr. SIGTERM (Slurm's first signal) ends the block as an exception does, so that
+    half-written files are removed.
+    """
+    with _descriptors_into(path) as log, _logging_into(log), _sigterm_as_exit():
+        try:
+            yield
+            return
+        except InputError as error:
+            reason = "error: " + " ".join(str(error).splitlines())
+            print(reason, file=log)
+        except Exception as error:
+            traceback.print_exc(file=log)
+            reason = traceback.format_exception_only(error)[-1].strip()
+        print(reason, file=_original_stderr)
+    raise SystemExit(1)
+
+
+@contextmanager
+def _descriptors_into(path):
+    """Point descriptors 1 and 2 to the file at ``path``; yields it, opened for text."""
+    global _original_stderr
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    text = {"encoding": "utf-8", "errors": "backslashreplace", "buffering": 1}
+    saved = os.dup(1), os.dup(2)
+    with open(path, "w", **text) as log, open(os.dup(2), "w", **text) as _original_stderr:
+        _flush_streams()
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield log
+        finally:
+            _flush_streams()
+            for descriptor, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, descriptor)
+                os.close(original)
+            _original_stderr = None
+
+
+def _flush_streams():
+    """Hand over what Python still buffers, so that it ends up on the right side of the switch."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+
+
+@contextmanager
+def _logging_into(log):
+    """Write messages of level INFO and above into the open file ``log``."""
+    handler = logging.StreamHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%F %T"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@contextmanager
+def _sigterm_as_exit():
+    """Make SIGTERM raise SystemExit, so that context managers clean up."""
+
+    job = os.getpid()
+
+    def leave(number, frame):
+        if os.getpid() == job:  # workers that were forked are ended this way in good order
+            logger.error("terminated by signal %d", number)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def progress(items, total=None, what="items"):
+    """Yield ``items`` one by one and tell how far this has come.
+
+    items: an iterable, or a number n for ``range(n)``
+    total: how many there are; needed only where ``len(items)`` does not say
+    what:  the plural that stands in the messages, e.g. "tiles"
+
+    A line in the log at most every 10 % and every 10 s; a bar as well where the stderr that the
+    job was started with is a terminal.
+    """
+    items = range(items) if isinstance(items, int) else items
+    total = len(items) if total is None else total
+    stream = _original_stderr or sys.stderr
+    bar = tqdm(
+        items, total=total, unit=f" {what}", file=stream, leave=False, disable=not stream.isatty()
+    )
+    started = last_line = time.monotonic()
+    last_done = 0
+    for done, item in enumerate(bar, start=1):
+        yield item
+        now = time.monotonic()
+        far_enough = done - last_done >= SHARE_BETWEEN_LINES * total
+        if far_enough and now - last_line >= SECONDS_BETWEEN_LINES:
+            logger.info("%d of %d %s after %.0f s", done, total, what, now - started)
+            last_line, last_done = now, done

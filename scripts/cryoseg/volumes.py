@@ -1,0 +1,259 @@
+"""Volumes on disk: MRC files that are mapped, not loaded, masks, and outputs written aside."""
+
+import logging
+import mmap
+import os
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import mrcfile
+import numpy as np
+from mrcfile import utils as mrc_format
+
+from cryoseg import mrc_headers
+from cryoseg.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# A slab small enough for any machine, large enough that Python's own time does not count.
+SLAB_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A volume and where it lies in space; slice it, ``volume[z, y, x]``, to read voxels.
+
+    data:       Z x Y x X, mapped from the file, in the file's own type and byte order
+    voxel_size: (z, y, x) in Angstrom; 0 where the header does not know it
+    origin:     (x, y, z) as the header has it, in Angstrom
+    nstart:     (x, y, z) as the header has it, in voxels
+    path:       the file
+    mapping:    the memory map that ``data`` views; None for an array in memory
+    """
+
+    data: np.ndarray = field(repr=False)
+    voxel_size: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    nstart: tuple[int, int, int]
+    path: Path
+    mapping: mmap.mmap | None = field(default=None, repr=False)
+
+    @property
+    def shape(self):
+        return self.data.shape
+
+    @property
+    def dtype(self):
+        return self.data.dtype.newbyteorder("=")
+
+    def __getitem__(self, box):
+        """A copy of the voxels of ``box``: one slice (along Z) or three, steps not below 1.
+
+        The pages that were mapped to read them are given back: through ``data`` alone, a process
+        that walks through a tomogram ends up as large as the tomogram.
+        """
+        along_z, *within = np.index_exp[box]
+        sections = range(*along_z.indices(self.shape[0]))
+        voxels = np.empty((len(sections), *self.data[0][tuple(within)].shape), self.dtype)
+        for part in slabs((len(sections), *self.shape[1:]), self.dtype.itemsize):
+            some = sections[part]
+            voxels[part] = self.data[some.start : some.stop : some.step, *within]
+            if self.mapping is not None:
+                self.mapping.madvise(mmap.MADV_DONTNEED)
+        return voxels
+
+
+def slabs(shape, voxel_bytes=4):
+    """Slices along Z that cut a volume into pieces of about 32 MiB, one section at least."""
+    depth = max(1, SLAB_BYTES // max(1, shape[1] * shape[2] * voxel_bytes))
+    for start in range(0, shape[0], depth):
+        yield slice(start, min(start + depth, shape[0]))
+
+
+def open_volume(path):
+    """Map the MRC volume at ``path`` (whatever its extension) into memory, read-only.
+
+    Modes 0, 1, 2, 6 and 12 are read; bytes are signed unless IMOD's stamp says otherwise.
+    Small faults of the header are logged as warnings.
+    Raises InputError for a file that is missing, empty, truncated or no real-valued volume.
+    """
+    path = Path(path)
+    header, byte_count = mrc_headers.read_header(path)
+    dtype = mrc_headers.voxel_type(path, header)
+    shape = mrc_headers.volume_shape(path, header)
+    start = header.nbytes + int(header.nsymbt)
+    expected = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    if byte_count < expected:
+        raise InputError(
+            f"{path}: the file is truncated: {shape[0]} x {shape[1]} x {shape[2]} voxels of "
+            f"{dtype.name} need {expected} bytes, the file has {byte_count}; copy it anew"
+        )
+    if byte_count > expected:
+        logger.warning("%s: %d bytes after the data are ignored", path, byte_count - expected)
+    with open(path, "rb") as file:
+        mapping = mmap.mmap(file.fileno(), expected, access=mmap.ACCESS_READ)
+    return Volume(
+        data=np.ndarray(shape, dtype, mapping, start),
+        mapping=mapping,
+        voxel_size=mrc_headers.voxel_size(header),
+        origin=tuple(float(header.origin[axis]) for axis in "xyz"),
+        nstart=tuple(int(header[f"n{axis}start"]) for axis in "xyz"),
+        path=path,
+    )
+
+
+def write_mrc(path, data, like=None, voxel_size=None):
+    """Write a volume as MRC, slab by slab; the file appears at ``path`` when it is complete.
+
+    data:       Z x Y x X, anything that slices (array, memory map, HDF5 dataset); float16 and
+                float32, int16, uint16 and int8 keep their type; uint8 and bool become mode 0,
+                as IMOD and ChimeraX expect of labels, or mode 6 where a value exceeds 127
+    like:       the Volume whose voxel size, origin and nstart the file gets
+    voxel_size: (z, y, x) in Angstrom, or one number; wins over that of ``like``
+    """
+    dtype = _stored_type(data)
+    with written_aside(path) as aside:
+        # Lays out the header; the data block is a hole in the file until it is filled.
+        with mrcfile.new_mmap(aside, data.shape, mrc_format.mode_from_dtype(dtype)) as mrc:
+            header = mrc.header.copy()
+        _place(header, like, voxel_size)
+        with open(aside, "r+b") as file:
+            file.seek(header.nbytes)
+            statistics = _write_slabs(file, data, dtype)
+            for name, value in zip(("dmin", "dmax", "dmean", "rms"), statistics, strict=True):
+                header[name] = value
+            file.seek(0)
+            file.write(header.tobytes())
+
+
+def _stored_type(data):
+    dtype = np.dtype(data.dtype)
+    if dtype not in (np.dtype(np.uint8), np.dtype(bool)):
+        return dtype.newbyteorder("<")
+    largest = max(int(np.max(data[piece])) for piece in slabs(data.shape, 1))
+    return np.dtype(np.int8 if largest <= 127 else "<u2")
+
+
+def _place(header, like, voxel_size):
+    """Write voxel size, origin and nstart into the header."""
+    if like is not None:
+        voxel_size = like.voxel_size if voxel_size is None else voxel_size
+        for axis, origin, start in zip("xyz", like.origin, like.nstart, strict=True):
+            header.origin[axis] = origin
+            header[f"n{axis}start"] = start
+    if voxel_size is not None:
+        for axis, size in zip("zyx", np.broadcast_to(voxel_size, 3), strict=True):
+            header.cella[axis] = size * header[f"n{axis}"]
+
+
+def _write_slabs(file, data, dtype):
+    """Append the voxels to the open file; returns minimum, maximum, mean and deviation."""
+    count, mean, square_sum = 0, 0.0, 0.0
+    low, high = np.inf, -np.inf
+    for piece in slabs(data.shape, dtype.itemsize):
+        slab = np.ascontiguousarray(data[piece], dtype=dtype)
+        file.write(slab.data)
+        low, high = min(low, slab.min()), max(high, slab.max())
+        # Chan, Golub and LeVeque's update: no cancellation where the mean is large.
+        slab_mean = slab.mean(dtype=np.float64)
+        shift = slab_mean - mean
+        share = slab.size / (count + slab.size)
+        square_sum += slab.var(dtype=np.float64) * slab.size + shift**2 * count * share
+        mean += shift * share
+        count += slab.size
+    return low, high, mean, np.sqrt(square_sum / count)
+
+
+@contextmanager
+def written_aside(path):
+    """Yield a path in the same folder to write to; the file gets its own name when complete.
+
+    The name of the yielded path ends as that of ``path`` does. After an exception nothing is
+    left, and what stood at ``path`` before still stands there.
+    """
+    path = Path(path)
+    # The host as well: on a shared file system process numbers alone are not unique.
+    aside = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{path.name}")
+    try:
+        yield aside
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def open_mask(path, shape):
+    """Open a mask of a tomogram of ``shape`` (Z, Y, X): dataset ``labels`` of an HDF5 file, or MRC.
+
+    Returns something to slice, ``mask[z, y, x]`` with three slices, which reads what is asked
+    for and gives uint8: 1 where the file has 0.5 or more, else 0. A mask of another size is
+    resized by nearest neighbour, with a warning.
+    Raises InputError where there is no such mask.
+    """
+    path = Path(path)
+    stored = open_labels(path)
+    if tuple(stored.shape) != tuple(shape):
+        logger.warning(
+            "%s: the mask is %s voxels, the tomogram %s; the mask is resized by nearest neighbour",
+            path, " x ".join(map(str, stored.shape)), " x ".join(map(str, shape)),
+        )  # fmt: skip
+    return Mask(stored, tuple(shape))
+
+
+def open_labels(path):
+    """Open labels to slice: dataset ``labels`` of an HDF5 file (.h5, .hdf5), or an MRC volume.
+
+    Returns an array-like, Z x Y x X, read where it is sliced; InputError if there is none.
+    """
+    path = Path(path)
+    if path.suffix not in (".h5", ".hdf5"):
+        return open_volume(path).data
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; check the folder and the name")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path}: no HDF5 file can be read here ({error})") from error
+    labels = file.get("labels")
+    if not isinstance(labels, h5py.Dataset):
+        raise InputError(
+            f"{path}: there is no dataset 'labels' but {sorted(file)}; give a file of predictions"
+        )
+    if labels.ndim != 3:
+        raise InputError(f"{path}: the labels have {labels.ndim} axes; they must have z, y, x")
+    return labels
+
+
+class Mask:
+    """A mask that is read where it is sliced; see open_mask."""
+
+    dtype = np.dtype(np.uint8)
+    ndim = 3
+
+    def __init__(self, stored, shape):
+        self._stored = stored
+        self.shape = shape
+
+    def __getitem__(self, slices):
+        """Values of the box ``slices`` (three slices) as uint8, 0 or 1."""
+        boxes, inner = [], []
+        for wanted, old, new in zip(slices, self._stored.shape, self.shape, strict=True):
+            index = nearest_index(np.arange(*wanted.indices(new)), old, new)
+            first, last = (index.min(), index.max()) if index.size else (0, -1)
+            boxes.append(slice(first, last + 1))
+            inner.append(index - first)
+        values = self._stored[tuple(boxes)]
+        inside = values > 0 if values.dtype.kind in "iub" else values >= 0.5
+        return inside.astype(np.uint8)[np.ix_(*inner)]
+
+
+def nearest_index(index, old, new):
+    """Nearest voxel of an axis with ``old`` voxels for voxel ``index`` of one with ``new``.
+
+    The two axes have the same ends: floor((index + 0.5) * old / new), in whole numbers.
+    """
+    return (2 * index + 1) * old // (2 * new)

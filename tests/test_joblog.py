@@ -1,0 +1,133 @@
+"""The log has it all, the terminal has the reason, and nothing else happens on failure."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from conftest import REPOSITORY
+from cryoseg import joblog
+
+PREAMBLE = """
+import os, sys, time
+sys.path.append({scripts!r})
+from cryoseg.errors import InputError
+from cryoseg.joblog import log_to, logger, progress
+from cryoseg.volumes import written_aside
+"""
+
+
+def program(body):
+    return PREAMBLE.format(scripts=str(REPOSITORY / "scripts")) + textwrap.dedent(body)
+
+
+def run_job(body, log):
+    """Run ``body`` inside log_to in a process of its own; returns it and the log's text."""
+    code = program(f"with log_to({str(log)!r}):\n") + textwrap.indent(textwrap.dedent(body), "  ")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return done, log.read_text(encoding="utf-8")
+
+
+def test_all_output_goes_into_the_log_even_that_of_child_processes(tmp_path):
+    body = """
+        print("from python")
+        print("to stderr", file=sys.stderr)
+        os.system("echo from a child; echo its stderr >&2")
+    """
+    done, text = run_job(body, tmp_path / "logs" / "TS 1é.log")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for words in ("from python", "to stderr", "from a child", "its stderr"):
+        assert words in text
+
+
+def test_messages_carry_time_and_level(tmp_path):
+    _, text = run_job("logger.info('tiles: 3')\nlogger.debug('no')", tmp_path / "a.log")
+    assert text.rstrip().endswith("INFO tiles: 3")
+    assert text[:4].isdigit()
+    assert len(text.splitlines()) == 1
+
+
+def test_input_error_is_one_line_in_log_and_terminal_without_traceback(tmp_path):
+    done, text = run_job("raise InputError('TS_03: too small')", tmp_path / "a.log")
+    assert done.returncode == 1
+    assert done.stderr == "error: TS_03: too small\n"
+    assert text == "error: TS_03: too small\n"
+
+
+def test_other_errors_leave_their_traceback_in_the_log_and_one_line_on_the_terminal(tmp_path):
+    done, text = run_job("1 / 0", tmp_path / "a.log")
+    assert done.returncode == 1
+    assert done.stderr == "ZeroDivisionError: division by zero\n"
+    assert text.startswith("Traceback")
+    assert text.endswith(done.stderr)
+
+
+def test_output_goes_to_the_terminal_again_afterwards(tmp_path):
+    code = program(f"""
+        print("before")
+        with log_to({str(tmp_path / "a.log")!r}):
+            print("inside")
+        print("after")
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "before\nafter\n"
+    assert (tmp_path / "a.log").read_text() == "inside\n"
+
+
+def test_sigterm_removes_what_is_half_written(tmp_path):
+    target = tmp_path / "scores.h5"
+    code = program(f"""
+        with log_to({str(tmp_path / "a.log")!r}), written_aside({str(target)!r}) as aside:
+            aside.write_text("half")
+            time.sleep(60)
+    """)
+    job = subprocess.Popen([sys.executable, "-c", code])
+    while not list(tmp_path.glob(".*scores.h5")):
+        assert job.poll() is None
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=30) == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["a.log"]
+    assert "terminated by signal 15" in (tmp_path / "a.log").read_text()
+
+
+def test_progress_yields_every_item_once():
+    assert list(joblog.progress("abc", what="letters")) == ["a", "b", "c"]
+    assert list(joblog.progress(4)) == [0, 1, 2, 3]
+    assert list(joblog.progress((n for n in range(3)), total=3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_item", "lines"),
+    [(0.0, 0), (1.0, 10), (100.0, 10)],
+    ids=["too fast for a line", "a line per ten seconds and per tenth", "a line per tenth"],
+)
+def test_progress_lines_are_sparse(seconds_per_item, lines, monkeypatch, caplog):
+    clock = iter(index * seconds_per_item for index in range(1000))
+    monkeypatch.setattr(joblog.time, "monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO, "cryoseg"):
+        list(joblog.progress(100, what="tiles"))
+    assert len(caplog.messages) == lines
+    if lines:
+        assert caplog.messages[0].startswith("10 of 100 tiles")
+
+
+def test_progress_draws_a_bar_on_a_terminal(tmp_path):
+    terminal, end = os.openpty()
+    code = program(f"""
+        with log_to({str(tmp_path / "a.log")!r}):
+            for _ in progress(3, what="tiles"):
+                time.sleep(0.15)
+    """)
+    subprocess.run([sys.executable, "-c", code], stderr=end, check=True, timeout=60)
+    os.close(end)
+    drawn = os.read(terminal, 10_000).decode()
+    os.close(terminal)
+    assert "3/3" in drawn
+    assert "tiles" in drawn
+    assert (tmp_path / "a.log").read_text() == ""
