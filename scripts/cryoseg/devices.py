@@ -1,5 +1,6 @@
 """Where to compute, how precisely, and within what memory."""
 
+import os
 import re
 import resource
 from pathlib import Path
@@ -48,8 +49,14 @@ def choose_dtype(precision, device):
     return torch.bfloat16 if fast else torch.float32
 
 
-def use_exact_arithmetic():
-    """Keep single-precision products in single precision: no TensorFloat-32 on GPUs."""
+def prepare_arithmetic():
+    """Set what PyTorch leaves to its users; to be called before the first large tensor is made.
+
+    Single-precision products stay in single precision (no TensorFloat-32 on GPUs), and large
+    tensors on the CPU come in pages of 2 MB: activations are made and freed by the gigabyte, and
+    mapping them in pages of 4 kB took a quarter of the processor time.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch reads it at its first allocation
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cryoseg.errors import InputError
-from cryoseg.tiling import halves, occupied_blocks, plan_tiles
+from cryoseg.tiling import halves, occupied_blocks, plan_tiles, voxels_of
 
 log = logging.getLogger("cryoseg")
 
@@ -26,12 +26,14 @@ class Summary:
     halo:     voxels before and after a centre, per axis
     wanted:   voxels that were asked for: all, or those inside the mask
     computed: voxels that went through the network, halos and padding included
+    centres:  voxels of the tiles' centres, what of that was kept
     tiles:    tiles that went through
     """
 
     halo: tuple[tuple[int, int], ...]
     wanted: int = 0
     computed: int = 0
+    centres: int = 0
     tiles: int = 0
 
 
@@ -107,6 +109,7 @@ def _score_tiles(queue, volume, write, scorer, normalise, mask, summary):
                 ahead = _read_ahead(queue, reader, volume, normalise)
                 continue
             summary.computed += voxels.size
+            summary.centres += sum(voxels_of(tile.centre) for tile in batch)
             summary.tiles += len(batch)
             summary.wanted += writing.result()
             writing = writer.submit(_write_batch, batch, scores, volume.shape, mask, write)

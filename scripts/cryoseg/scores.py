@@ -17,7 +17,8 @@ PROBABILITY_STEPS = 65535
 CHUNK = (32, 128, 128)
 # Chunks of the float32 volumes that people open with HDF5's built-in filters alone.
 OPEN_CHUNK = (16, 64, 64)
-CHUNK_CACHE = 256 * 2**20  # bytes; a row of chunks is filled by several tiles
+# A chunk at the border of two tiles is filled by both: kept in memory (bytes a dataset) meanwhile.
+CHUNK_CACHE = {"rdcc_nbytes": 64 * 2**20, "rdcc_nslots": 10007}
 
 
 class ScoresWriter:
@@ -31,7 +32,7 @@ class ScoresWriter:
     """
 
     def __init__(self, path, shape, channels, attributes, probabilities=False, distances=False):
-        self.file = h5py.File(path, "w", rdcc_nbytes=CHUNK_CACHE)
+        self.file = h5py.File(path, "w", **CHUNK_CACHE)
         fast = hdf5plugin.Blosc2(cname="zstd", clevel=1, filters=hdf5plugin.Blosc2.BITSHUFFLE)
         small = {"shape": shape, "chunks": _chunk(CHUNK, shape), **fast}
         self.file.create_dataset("probability", dtype=np.uint16, **small)
@@ -79,4 +80,4 @@ def _chunk(chunk, shape):
 
 def open_scores(path):
     """Open a scores file for reading: an h5py.File with the datasets named above."""
-    return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)
+    return h5py.File(path, "r", **CHUNK_CACHE)

@@ -168,7 +168,7 @@ def plan_tiles(grid, cost, fits, occupied=None, tile_size=None):
     best, best_cost = None, np.inf
     for sizes in _feasible_sizes(grid, extent, cost, fits):
         tiles = _cut(grid, extent, sizes, occupied)
-        total = sum(cost(prod(tile.shape), _voxels(tile.centre)) for tile in tiles)
+        total = sum(cost(prod(tile.shape), voxels_of(tile.centre)) for tile in tiles)
         if total < best_cost:
             best, best_cost = tiles, total
     if best is None:
@@ -176,7 +176,8 @@ def plan_tiles(grid, cost, fits, occupied=None, tile_size=None):
     return best
 
 
-def _voxels(box):
+def voxels_of(box):
+    """How many voxels a box, (start, stop) per axis, holds."""
     return prod(stop - start for start, stop in box)
 
 

@@ -1,0 +1,97 @@
+"""Send one tomogram through a network and store what it says of each voxel."""
+
+import json
+import logging
+import time
+from functools import partial
+from pathlib import Path
+
+from cryoseg.checkpoints import load_network
+from cryoseg.checks import check_intensities
+from cryoseg.devices import (
+    choose_device,
+    choose_dtype,
+    peak_memory,
+    prepare_arithmetic,
+    tile_memory,
+)
+from cryoseg.inference import score_volume
+from cryoseg.joblog import log_to, progress
+from cryoseg.scores import ScoresWriter
+from cryoseg.scoring import Normalisation, Scorer
+from cryoseg.versions import versions
+from cryoseg.volumes import open_mask, open_volume, written_aside
+
+log = logging.getLogger("cryoseg")
+
+
+def score_voxels(
+    tomogram,
+    checkpoint,
+    model,
+    scores,
+    mask=None,
+    *,
+    settings,
+    mem_mb=16000,
+    attempt=1,
+    device="auto",
+    memory_gb="auto",
+    tile_size=None,
+    batch_size=1,
+):
+    """Write the scores file of a tomogram.
+
+    model:    what inspect_model wrote of the checkpoint
+    settings: {data: {min, max, mean, std}, precision, save_internal_files}
+    The other arguments change how fast it goes, not what comes out: mem_mb is the memory that the
+    job was given, attempt how often it was tried, the rest as in the stage's hyper_parameters.
+    """
+    started = time.monotonic()
+    prepare_arithmetic()
+    volume = open_volume(tomogram)
+    data = settings["data"]
+    check_intensities(tomogram, volume, data["min"], data["max"])
+    asked = None if mask is None else open_mask(mask, volume.shape)
+
+    normalisation = Normalisation(data["min"], data["max"], data["mean"], data["std"])
+    device = choose_device(device)
+    dtype = choose_dtype(settings["precision"], device)
+    keep_all = settings["save_internal_files"]
+    network = load_network(checkpoint)
+    scorer = Scorer(network, device, dtype, probabilities=keep_all, distances=keep_all)
+    memory = tile_memory(device, memory_gb, mem_mb, attempt)
+    attributes = {
+        "voxel_size": volume.voxel_size,
+        "origin": volume.origin,
+        "nstart": volume.nstart,
+        "tomogram_file": Path(tomogram).name,
+        "checkpoint_sha256": json.loads(Path(model).read_text())["sha256"],
+        "settings": settings | {"precision": str(dtype).removeprefix("torch.")},
+        "versions": versions("torch"),
+    }
+    channels = network.sizes.out_channels
+    with (
+        written_aside(scores) as aside,
+        ScoresWriter(aside, volume.shape, channels, attributes, keep_all, keep_all) as writer,
+    ):
+        summary = score_volume(
+            volume, writer.write, scorer, memory, normalisation, asked,
+            tile_size, batch_size, partial(progress, what="tiles"),
+        )  # fmt: skip
+        writer.update_attributes({"scored_voxels": summary.wanted})
+    if summary.wanted == 0:
+        log.warning("%s: the mask is empty, so no voxel was scored", tomogram)
+    log.info(
+        "%s: %d voxels wanted, %d computed, %d tiles, halo %s, %.1f s, peak memory %.2f GB, %s %s",
+        tomogram, summary.wanted, summary.computed, summary.tiles, summary.halo,
+        time.monotonic() - started, peak_memory(device) / 1e9, device, dtype,
+    )  # fmt: skip
+    return summary
+
+
+if __name__ == "__main__":
+    with log_to(snakemake.log[0]):
+        how = ("mem_mb", "attempt", "device", "memory_gb", "tile_size", "batch_size")
+        resources = {name: snakemake.resources[name] for name in how}
+        score_voxels(**snakemake.input, **snakemake.output, **snakemake.params, **resources)
