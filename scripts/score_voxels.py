@@ -6,6 +6,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from cryoseg.checkpoints import load_network
 from cryoseg.checks import check_intensities
 from cryoseg.devices import (
@@ -37,15 +39,18 @@ def score_voxels(
     attempt=1,
     device="auto",
     memory_gb="auto",
-    tile_size=None,
+    tile_size="auto",
     batch_size=1,
+    threads=None,
 ):
     """Write the scores file of a tomogram.
 
     model:    what inspect_model wrote of the checkpoint
     settings: {data: {min, max, mean, std}, precision, save_internal_files}
     The other arguments change how fast it goes, not what comes out: mem_mb is the memory that the
-    job was given, attempt how often it was tried, the rest as in the stage's hyper_parameters.
+    job was given, attempt how often it was tried, tile_size "auto" or "z,y,x", memory_gb "auto" or
+    a number or its text, threads the processors to use (None for all), the rest as in the stage's
+    hyper_parameters.
     """
     started = time.monotonic()
     prepare_arithmetic()
@@ -55,11 +60,14 @@ def score_voxels(
     asked = None if mask is None else open_mask(mask, volume.shape)
 
     normalisation = Normalisation(data["min"], data["max"], data["mean"], data["std"])
+    if threads is not None:
+        torch.set_num_threads(threads)
     device = choose_device(device)
     dtype = choose_dtype(settings["precision"], device)
     keep_all = settings["save_internal_files"]
     network = load_network(checkpoint)
     scorer = Scorer(network, device, dtype, probabilities=keep_all, distances=keep_all)
+    tile = None if tile_size == "auto" else tuple(int(edge) for edge in tile_size.split(","))
     memory = tile_memory(device, memory_gb, mem_mb, attempt)
     attributes = {
         "voxel_size": volume.voxel_size,
@@ -77,7 +85,7 @@ def score_voxels(
     ):
         summary = score_volume(
             volume, writer.write, scorer, memory, normalisation, asked,
-            tile_size, batch_size, partial(progress, what="tiles"),
+            tile, batch_size, partial(progress, what="tiles"),
         )  # fmt: skip
         writer.update_attributes({"scored_voxels": summary.wanted})
     if summary.wanted == 0:
@@ -94,4 +102,5 @@ if __name__ == "__main__":
     with log_to(snakemake.log[0]):
         how = ("mem_mb", "attempt", "device", "memory_gb", "tile_size", "batch_size")
         resources = {name: snakemake.resources[name] for name in how}
+        resources["threads"] = snakemake.threads
         score_voxels(**snakemake.input, **snakemake.output, **snakemake.params, **resources)
