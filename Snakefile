@@ -1,0 +1,73 @@
+"""cryoseg: from a folder of tomograms to lamella masks and voxel-wise classes.
+
+What can be asked for stands in rules/targets.smk: all, simulate, scale, predict, demo. What there
+is to do stands in config/config.yaml; each entry there is one use of a file in rules/.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+include: "rules/common.smk"
+
+
+module targets:
+    snakefile:
+        "rules/targets.smk"
+    config:
+        TARGETS
+    replace_prefix:
+        ALIASES
+
+
+use rule * from targets
+
+
+for entry in STAGES.simulate:
+    given, prefix, entry_module = plan.simulation(STAGES, entry), f"{entry}_", f"simulate_{entry}"
+
+    module:
+        name: entry_module
+        pathvars:
+            **given["paths"],
+        snakefile:
+            "rules/demo.smk"
+        config:
+            given
+
+    use rule * from entry_module as prefix*
+
+
+for entry in STAGES.scale:
+    given, prefix, entry_module = plan.scaling(STAGES, entry), f"{entry}_", f"scale_{entry}"
+
+    module:
+        name: entry_module
+        pathvars:
+            **given["paths"],
+        snakefile:
+            "rules/scale.smk"
+        config:
+            given
+
+    use rule * from entry_module as prefix*
+
+
+for entry in STAGES.predict:
+    given, prefix, entry_module = plan.prediction(STAGES, entry), f"{entry}_", f"predict_{entry}"
+
+    module:
+        name: entry_module
+        pathvars:
+            **given["paths"],
+        snakefile:
+            "rules/predict.smk"
+        config:
+            given
+
+    use rule * from entry_module as prefix*
+
+
+onerror:
+    report_failures(workflow)

@@ -1,0 +1,108 @@
+"""One prediction stage: one model, applied to a folder of tomograms.
+
+In:  <tomograms>/{tomogram}<extension>, <checkpoint>, <masks>/{tomogram}<mask_ending> if there are
+Out: <predictions>/scores/{tomogram}_scores.h5 (GPU), <predictions>/{tomogram}_preds.h5 (CPU)
+     and <predictions>/{tomogram}_preds<extension> if it is asked for
+
+Scores and labels are two steps, so that a threshold never costs a GPU job. What only changes how
+fast scores are computed are resources, which Snakemake does not compare with the last run's.
+"""
+
+from functools import partial
+
+from cryoseg.job_resources import (
+    label_memory,
+    score_memory,
+    score_minutes,
+    slabwise_minutes,
+    voxel_count,
+)
+
+MASK = {"mask": "<masks>/{tomogram}<mask_ending>"} if config["masked"] else {}
+MRC = {"mrc": "<predictions>/{tomogram}_preds<extension>"} if config["mrc"] else {}
+
+voxels = partial(voxel_count, config["volume"])
+
+
+rule inspect_model:
+    """Read the checkpoint and write down what it is, before any GPU is booked for it."""
+    input:
+        checkpoint="<checkpoint>",
+    output:
+        model="<predictions>/scores/model.json",
+    log:
+        "<logs>/inspect_model.log",
+    benchmark:
+        "<benchmarks>/inspect_model.tsv"
+    conda:
+        "../envs/cryoseg.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * 2000,
+        runtime=10,
+    params:
+        settings=config["inspect"],
+    script:
+        "../scripts/inspect_model.py"
+
+
+rule score_voxels:
+    """Send a tomogram through the network and keep what it says of each voxel."""
+    input:
+        **MASK,
+        tomogram="<tomograms>/{tomogram}<extension>",
+        checkpoint="<checkpoint>",
+        model="<predictions>/scores/model.json",
+    output:
+        scores="<predictions>/scores/{tomogram}_scores.h5",
+    log:
+        "<logs>/score_voxels/{tomogram}.log",
+    benchmark:
+        "<benchmarks>/score_voxels/{tomogram}.tsv"
+    wildcard_constraints:
+        tomogram="[^/]+",
+    conda:
+        "../envs/cryoseg.yaml"
+    threads: 8
+    resources:
+        **config["speed"],
+        attempt=lambda wildcards, attempt: attempt,
+        mem_mb=lambda wildcards, attempt: score_memory(
+            voxels(wildcards.tomogram),
+            config["speed"]["device"],
+            config["speed"]["memory_gb"],
+            attempt,
+        ),
+        runtime=lambda wildcards, attempt: score_minutes(
+            voxels(wildcards.tomogram), config["speed"]["device"], attempt
+        ),
+    params:
+        settings=config["score"],
+    script:
+        "../scripts/score_voxels.py"
+
+
+rule label_voxels:
+    """Turn scores into labels: threshold, and cleaning of masks or of small components."""
+    input:
+        **MASK,
+        scores="<predictions>/scores/{tomogram}_scores.h5",
+        tomogram="<tomograms>/{tomogram}<extension>",
+    output:
+        **MRC,
+        labels="<predictions>/{tomogram}_preds.h5",
+    log:
+        "<logs>/label_voxels/{tomogram}.log",
+    benchmark:
+        "<benchmarks>/label_voxels/{tomogram}.tsv"
+    wildcard_constraints:
+        tomogram="[^/]+",
+    conda:
+        "../envs/cryoseg.yaml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: label_memory(voxels(wildcards.tomogram), attempt),
+        runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
+    params:
+        settings=config["label"],
+    script:
+        "../scripts/label_voxels.py"

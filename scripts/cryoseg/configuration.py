@@ -1,0 +1,81 @@
+"""The configuration of a workflow, read and checked as a whole.
+
+config/config.yaml names entries under simulate, scale and predict; those under predict are
+CryoSiam's own files. Everything that is wrong anywhere is reported at once, before any job.
+"""
+
+from cryoseg import schema_check
+from cryoseg.configuration_checks import find_mistakes
+from cryoseg.errors import InputError
+from cryoseg.folders import spelled
+from cryoseg.stages import Stages
+from cryoseg.yaml_files import read_yaml
+
+SECTIONS = ("simulate", "scale", "predict")
+
+
+def read_configuration(content, files=(), on_disk=True):
+    """Read and check a configuration and the stage files that it names.
+
+    content: the mapping of config/config.yaml, possibly merged from several files
+    files:   those files, for messages and to find keys that are given twice
+    on_disk: compare with folders and files on disk too; a job of a checked workflow need not
+    Returns (Stages, notes), notes being sentences about keys that have no effect.
+    Raises InputError with all mistakes, one per line.
+    """
+    files = [spelled(file) for file in files]
+    where = ", ".join(files) or "the configuration"
+    entries, found = schema_check.check(content, schema_check.schema("config"))
+    mistakes = [*_syntax_mistakes(files), *(f"{where}: {sentence}" for _, sentence in found)]
+    if not found and not any(entries.values()):
+        mistakes.append(f"{where}: names nothing to do; fill in one of {', '.join(SECTIONS)}")
+    stages, notes = Stages(entries["simulate"], entries["scale"]), []
+    for name, file in entries["predict"].items():
+        stage, stage_mistakes, stage_notes = _read_stage(file)
+        if stage is not None:
+            stages.predict[name] = stage
+        mistakes += stage_mistakes
+        notes += stage_notes
+    begins = {("predict", name): f"{file}: " for name, file in entries["predict"].items()} | {
+        (section, name): f"{where}: {section}.{name}."
+        for section in ("simulate", "scale")
+        for name in entries[section]
+    }
+    mistakes += find_mistakes(stages, begins, on_disk)
+    if mistakes:
+        raise InputError(_report(mistakes))
+    return stages, notes
+
+
+def check_syntax(files):
+    """Raise InputError, with the line, if one of the files is missing or is no YAML file."""
+    if mistakes := list(_syntax_mistakes(files)):
+        raise InputError(_report(mistakes))
+
+
+def _syntax_mistakes(files):
+    for file in files:
+        try:
+            read_yaml(file)
+        except InputError as error:
+            yield from str(error).splitlines()
+
+
+def _read_stage(file):
+    """(stage with all defaults, or None; mistakes; notes) of a prediction configuration."""
+    try:
+        content = read_yaml(file)
+    except InputError as error:
+        return None, str(error).splitlines(), []
+    rules = schema_check.schema("prediction")
+    stage, mistakes = schema_check.check(content, rules)
+    idle = [f"{key} ({reason})" for key, reason in schema_check.without_effect(content, rules)]
+    notes = [f"{file}: without effect here: {', '.join(idle)}"] if idle else []
+    return stage, [f"{file}: {sentence}" for _, sentence in mistakes], notes
+
+
+def _report(mistakes):
+    mistakes = list(dict.fromkeys(mistakes))
+    heading = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    lines = "\n".join(f"  {mistake}" for mistake in mistakes)
+    return f"{heading} in the configuration; nothing was started.\n{lines}"

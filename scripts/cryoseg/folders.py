@@ -1,0 +1,94 @@
+"""Folders and file names: how they are spelled, what lies in them, how messages speak of them."""
+
+import os
+import re
+from difflib import get_close_matches
+
+# Snakemake takes these for a variable or a wildcard where they stand in a path.
+VARIABLE = re.compile(r"<[a-z][a-z0-9_]*>")
+WILDCARD = re.compile(r"\{\s*\w+\s*(,.*)?\}", re.DOTALL)
+
+
+def spelled(folder):
+    """The one spelling that a folder gets: relative below the working directory, else absolute.
+
+    Paths are compared as text when it is decided what has changed, so ./a, a/ and /here/a must
+    come out the same. The working directory itself stays absolute, as ./x is not the same as x.
+    """
+    absolute = os.path.abspath(folder)
+    inside = absolute.startswith(os.getcwd().rstrip("/") + "/")
+    return os.path.relpath(absolute) if inside else absolute
+
+
+def identity(folder):
+    """What all spellings of one folder have in common, links resolved."""
+    return os.path.realpath(folder)
+
+
+def file_names(folder):
+    """Names of the files in a folder; hidden ones, among them files being written, are left out."""
+    with os.scandir(folder) as entries:
+        return [
+            entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()
+        ]
+
+
+def dangling(folder, names):
+    """Those of the file names that are links to nothing."""
+    with os.scandir(folder) as entries:
+        links = {entry.name for entry in entries if entry.is_symlink()}
+    return [name for name in names if name in links and not os.path.exists(f"{folder}/{name}")]
+
+
+def unreadable(folder):
+    """Why the files of a folder cannot be listed, as the end of a sentence, or None."""
+    if not os.path.exists(folder):
+        return "which does not exist"
+    if not os.path.isdir(folder):
+        return "which is no folder"
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return "which you may not read"
+    return None
+
+
+def unwritable(folder):
+    """Why nothing can be written into a folder that may not exist yet, as the end of a sentence."""
+    while not os.path.lexists(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder) or "."
+    if not os.path.isdir(folder):
+        return f"cannot be written: {folder} is no folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"cannot be written: you may not write into {folder}"
+    return None
+
+
+def unusable(name, *forbidden):
+    """Why Snakemake cannot work with a file or folder name, as the end of a sentence, or None.
+
+    forbidden: patterns that mean something to Snakemake in this place
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8 text; rename it"
+    found = next((match for each in forbidden if (match := each.search(name))), None)
+    return found and f"holds {found[0]}, which Snakemake takes for a variable; rename it"
+
+
+def endings(folder):
+    """What the file names in a folder end in, for a message: ' (its files end in .rec, .txt)'."""
+    found = sorted({os.path.splitext(name)[1] or name for name in file_names(folder)})
+    return f" (its files end in {some(found)})" if found else " (it is empty)"
+
+
+def nearest(name, names):
+    """The name that may have been meant, as the end of a sentence."""
+    close = get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def some(names, most=5):
+    """Names for a message: the first few, and how many more there are."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

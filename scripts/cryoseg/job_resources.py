@@ -1,0 +1,95 @@
+"""Memory and time that jobs ask for, from the size of their tomogram.
+
+Everything here is an estimate for a scheduler: it changes where and when a job runs, never its
+result. Memory is in MB of 10^6 bytes, time in minutes, and both grow with each attempt.
+"""
+
+import struct
+from functools import cache
+from math import prod
+
+# What a tomogram has whose header cannot be read: 464 x 928 x 928. The job itself says what is
+# wrong with the file.
+USUAL_VOXELS = 400_000_000
+# MRC modes, IMOD's included; anything else in that place means the other byte order.
+MODES = (0, 1, 2, 3, 4, 6, 12, 16, 101)
+# Interpreter, PyTorch, weights and tiles on their way in and out, and 130 MB of Snakemake.
+SCORE_BASE_MB = 3000
+# Activations of the default network; less is slower, more than 12 GB is hardly faster.
+TILE_MB_PER_VOXEL, LARGEST_TILE_MB = 0.0015, 12_000
+# A GPU's tiles on their way through the host.
+COPIES_MB = 1000
+# Labels, components (4 bytes) and their work space.
+LABEL_BASE_MB, LABEL_MB_PER_VOXEL = 500, 10e-6
+# Density, noise, and the Fourier transform of both.
+SIMULATE_BASE_MB, SIMULATE_MB_PER_VOXEL = 500, 60e-6
+# These read a volume slab by slab.
+SLABWISE_MB = 1000
+# Minutes per million voxels on a modest machine: a GPU of ten years ago, eight CPU cores.
+GPU_MINUTES, CPU_MINUTES, SLABWISE_MINUTES = 0.3, 3.0, 0.1
+SHORTEST_MINUTES = 30
+
+
+def score_memory(voxels, device, memory_gb, attempt):
+    """MB of host memory for score_voxels.
+
+    device, memory_gb: as in a stage's hyper_parameters; memory_gb may be the text of a number
+    """
+    tile = min(TILE_MB_PER_VOXEL * voxels, LARGEST_TILE_MB)
+    if device.startswith("cuda"):  # the activations take the GPU's memory, whatever memory_gb
+        tile = COPIES_MB
+    elif memory_gb != "auto":
+        tile = 1000 * float(memory_gb)
+    return attempt * int(SCORE_BASE_MB + tile)
+
+
+def score_minutes(voxels, device, attempt):
+    """Minutes for score_voxels; ``device`` as in a stage's hyper_parameters."""
+    rate = CPU_MINUTES if device == "cpu" else GPU_MINUTES
+    return attempt * int(SHORTEST_MINUTES + rate * voxels / 1e6)
+
+
+def label_memory(voxels, attempt):
+    """MB for label_voxels."""
+    return attempt * int(LABEL_BASE_MB + LABEL_MB_PER_VOXEL * voxels)
+
+
+def simulate_memory(voxels, attempt):
+    """MB for simulate_tomogram."""
+    return attempt * int(SIMULATE_BASE_MB + SIMULATE_MB_PER_VOXEL * voxels)
+
+
+def slabwise_minutes(voxels, attempt):
+    """Minutes for a job that passes over a volume a few times."""
+    return attempt * int(SHORTEST_MINUTES + SLABWISE_MINUTES * voxels / 1e6)
+
+
+def voxel_count(volume, tomogram):
+    """Voxels of a tomogram, from the first header that is there.
+
+    volume: {"shape": (z, y, x) or None, "files": [(start, end), ...]}, where start + tomogram + end
+            are paths of files with this tomogram's shape, the source of it first
+    """
+    if volume["shape"] is not None:
+        return prod(volume["shape"])
+    for start, end in volume["files"]:
+        try:
+            return header_voxels(f"{start}{tomogram}{end}")
+        except (OSError, ValueError):  # not written yet, or damaged, which its job will report
+            continue
+    return USUAL_VOXELS
+
+
+@cache
+def header_voxels(path):
+    """Voxels of the MRC file at ``path`` by its header.
+
+    Raises OSError where there is no such file, ValueError where it has no MRC header.
+    """
+    with open(path, "rb") as file:
+        header = file.read(16)
+    for order in "<>" if len(header) == 16 else "":
+        *shape, mode = struct.unpack(f"{order}4i", header)
+        if mode in MODES and min(shape) > 0:
+            return prod(shape)
+    raise ValueError(f"{path}: no MRC header")

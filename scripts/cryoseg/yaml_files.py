@@ -1,0 +1,67 @@
+"""YAML files, read so that every slip is named with its place."""
+
+import yaml
+
+from cryoseg.errors import InputError
+
+
+def read_yaml(path):
+    """Return the mapping that a YAML file holds.
+
+    Raises InputError, with one line per mistake, for a file that is missing, unreadable, no YAML,
+    no mapping, or that names a key twice.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            loader = _Loader(file)
+            try:
+                content = loader.get_single_data()
+            finally:
+                loader.dispose()
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; check the name and the folder") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text; is this a YAML file?") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}{_place(error)}: is not valid YAML: {_problem(error)}") from None
+    if loader.repeated:
+        raise InputError(
+            "\n".join(
+                f"{path}, line {line}: {key} is given a second time; remove one"
+                for key, line in loader.repeated
+            )
+        )
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else "no mapping of keys to values"
+        raise InputError(f"{path}: holds {found}; it must hold lines of the form `key: value`")
+    return content
+
+
+def _place(error):
+    mark = getattr(error, "problem_mark", None)
+    return "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _problem(error):
+    parts = [getattr(error, name, None) for name in ("context", "problem", "reason")]
+    return ", ".join(part for part in parts if part) or "unexpected content"
+
+
+class _Loader(yaml.SafeLoader):
+    """yaml.SafeLoader that remembers keys which a mapping holds twice."""
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.repeated = []  # (key, line)
+
+    def construct_mapping(self, node, deep=False):
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    if key.value in seen:
+                        self.repeated.append((key.value, key.start_mark.line + 1))
+                    seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)

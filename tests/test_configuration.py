@@ -1,0 +1,680 @@
+"""Configurations are read as CryoSiam wrote them, and every mistake is named before any job."""
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from conftest import REPOSITORY
+from cryoseg import job_resources, plan, schema_check
+from cryoseg.configuration import read_configuration
+from cryoseg.errors import InputError
+from cryoseg.failures import failure_lines
+from cryoseg.yaml_files import read_yaml
+
+LAMELLA = {
+    "data_folder": "tomograms",
+    "prediction_folder": "predictions/lamella",
+    "trained_model": "lamella.ckpt",
+    "parameters": {},
+}
+SEMANTIC = LAMELLA | {
+    "mask_folder": "predictions/lamella",
+    "prediction_folder": "predictions/semantic",
+    "trained_model": "semantic.ckpt",
+}
+SCALE = {"input_path": "raw", "output_path": "scaled"}
+HEADER = struct.pack("<4i", 30, 20, 10, 2) + bytes(1008)
+
+
+class Lab:
+    """A folder with three tomograms and two checkpoints, and configurations to be tried in it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        for name in ("TS_1.mrc", "TS_10.mrc", "x.mrc_13.28Apx.mrc"):
+            self.write(f"tomograms/{name}", HEADER)
+        for name in ("lamella.ckpt", "semantic.ckpt"):
+            self.write(name, b"a checkpoint")
+
+    def write(self, name, content=b""):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def read(self, simulate=None, scale=None, on_disk=True, **stages):
+        """Stages and notes of a configuration with these entries; a stage may be YAML text."""
+        for name, stage in stages.items():
+            text = stage if isinstance(stage, str) else yaml.safe_dump(stage)
+            self.write(f"{name}.yaml", text.encode())
+        predict = {name: f"{name}.yaml" for name in stages}
+        content = {"simulate": simulate, "scale": scale, "predict": predict}
+        return read_configuration(content, on_disk=on_disk)
+
+    def mistakes(self, **entries):
+        """The lines about mistakes in such a configuration."""
+        with pytest.raises(InputError) as caught:
+            self.read(**entries)
+        heading, *lines = str(caught.value).splitlines()
+        assert "nothing was started" in heading
+        return [line.strip() for line in lines]
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Lab(tmp_path)
+
+
+def with_key(stage, dotted, value):
+    """A copy of a stage with one key set."""
+    stage = yaml.safe_load(yaml.safe_dump(stage))
+    *path, last = dotted.split(".")
+    block = stage
+    for key in path:
+        block = block.setdefault(key, {})
+    block[last] = value
+    return stage
+
+
+# What CryoSiam's documents say
+
+
+def test_the_documented_example_is_read_with_its_values(lab):
+    stages, _ = lab.read(
+        lamella="""
+data_folder: 'tomograms'
+prediction_folder: 'predictions/lamella'
+
+trained_model: 'lamella.ckpt'
+file_extension: '.mrc'
+
+test_files: null
+
+save_internal_files: False
+
+parameters:
+  data:
+    patch_size: [ 128, 128, 128 ]
+    min: 0
+    max: 1
+    mean: 0
+    std: 1
+  network:
+    in_channels: 1
+    spatial_dims: 3
+    threshold: 0.9
+    postprocessing: True
+    3d_postprocessing: False
+
+hyper_parameters:
+  batch_size: 2
+"""
+    )
+    given = plan.prediction(stages, "lamella")
+    assert given["label"] == {
+        "threshold": 0.9,
+        "postprocessing": True,
+        "3d_postprocessing": False,
+        "postprocessing_sizes": None,
+        "save_internal_files": False,
+    }
+    assert given["score"]["data"] == {"min": 0.0, "max": 1.0, "mean": 0.0, "std": 1.0}
+    assert given["speed"]["batch_size"] == 2
+    assert stages.names_to_predict("lamella") == ["TS_1", "TS_10", "x.mrc_13.28Apx"]
+
+
+def test_required_keys_alone_give_the_documented_defaults(lab):
+    stages, _ = lab.read(lamella=LAMELLA)
+    stage = stages.predict["lamella"]
+    assert stage["file_extension"] == ".mrc"
+    assert stage["test_files"] is None
+    assert stage["mask_folder"] is None
+    assert stage["save_internal_files"] is False
+    network = stage["parameters"]["network"]
+    assert network["threshold"] is None  # 0.9 or 0.1, by the model
+    assert (network["in_channels"], network["spatial_dims"]) == (1, 3)
+    assert stage["parameters"]["data"] == {"min": 0.0, "max": 1.0, "mean": 0.0, "std": 1.0}
+
+
+@pytest.mark.parametrize("key", ["data_folder", "prediction_folder", "trained_model", "parameters"])
+def test_a_required_key_that_is_missing_is_named(lab, key):
+    stage = {name: value for name, value in LAMELLA.items() if name != key}
+    (mistake,) = lab.mistakes(lamella=stage)
+    assert mistake.startswith(f"lamella.yaml: {key} is missing")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("log_dir", "somewhere"),
+        ("labels_folder", "truth"),
+        ("eval_skip_prediction", True),
+        ("parameters.gpu_devices", 1),
+        ("parameters.gpu_devices", [0, 2]),
+        ("parameters.data.patch_size", [64, 64, 64]),
+        ("parameters.network.min_voxels", 10),
+        ("parameters.network.min_voxels", [60, 20, 8]),
+    ],
+)
+def test_keys_without_effect_are_accepted_and_named(lab, key, value):
+    _, notes = lab.read(lamella=with_key(LAMELLA, key, value))
+    (note,) = notes
+    assert note.startswith(f"lamella.yaml: without effect here: {key} (")
+
+
+@pytest.mark.parametrize("key", ["save_internal_files", "save_original_file_extension"])
+def test_keys_with_an_effect_are_not_called_idle(lab, key):
+    assert lab.read(lamella=with_key(LAMELLA, key, True))[1] == []
+
+
+def test_sizes_by_label_come_as_numbers_and_in_order(lab):
+    sizes = "{3: 7, 2: 5000, 10: -1}"
+    text = yaml.safe_dump(LAMELLA | {"parameters": None}).replace(
+        "parameters: null", f"parameters: {{network: {{postprocessing_sizes: {sizes}}}}}"
+    )
+    stages, _ = lab.read(lamella=text)
+    given = plan.prediction(stages, "lamella")["label"]["postprocessing_sizes"]
+    assert list(given.items()) == [(2, 5000), (3, 7), (10, -1)]
+
+
+def test_order_and_number_format_of_a_file_change_nothing(lab):
+    one = with_key(with_key(LAMELLA, "parameters.data.max", 1), "parameters.data.min", 0)
+    other = dict(reversed(with_key(one, "parameters.data.max", 1.0).items()))
+    stages, _ = lab.read(one=one, other=other | {"prediction_folder": "predictions/other"})
+    given, same = (repr(plan.prediction(stages, name)["score"]) for name in ("one", "other"))
+    assert given == same
+
+
+def test_files_that_cryosiam_was_run_with_are_accepted_unchanged(compat, monkeypatch):
+    monkeypatch.chdir(compat)
+    files = sorted(Path("configs").glob("*_predict*.yaml"))
+    files += [
+        Path("configs/semantic_postprocessing.yaml"),
+        Path("configs/semantic_evaluate_skip.yaml"),
+    ]
+    assert len(files) == 11
+    for file in files:
+        predict = {"stage": str(file)}
+        if read_yaml(file).get("mask_folder") == "pred/lamella_slice":
+            predict["lamella"] = "configs/lamella_predict_slice.yaml"
+        stages, _ = read_configuration({"predict": predict})
+        assert stages.names_to_predict("stage") == ["tomo_b", "tomo_d"]
+
+
+def test_a_folder_that_is_the_working_directory_is_accepted(compat, monkeypatch):
+    monkeypatch.chdir(compat / "exact")
+    stages, _ = read_configuration({"predict": {"a": "lamella.yaml", "b": "semantic.yaml"}})
+    assert stages.names_to_predict("a") == ["exact"]
+    assert plan.prediction(stages, "a")["paths"]["tomograms"] == str(compat / "exact")
+
+
+# Mistakes in single values
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("data_foldr", "did you mean data_folder?"),
+        ("tresholds", "did you mean parameters.network.threshold?"),
+        ("parameters.network.treshold", "did you mean parameters.network.threshold?"),
+        ("parameters.threshold", "it belongs to parameters.network"),
+        ("parameters.data.qqq", "known are patch_size, min, max, mean, std"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(lab, key, hint):
+    found = lab.mistakes(lamella=with_key(LAMELLA, key, 1))
+    assert found == [f"lamella.yaml: {key} is not a known key; {hint}"]
+
+
+NUMBER = "a whole number of at least 1"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("data_folder", 7, 'text that is not empty (write it in quotes: "7")'),
+        ("file_extension", "mrc", "one of .mrc, .rec"),
+        ("parameters.network.threshold", 1.5, "a number from 0 to 1 or null"),
+        ("parameters.network.spatial_dims", 4, "one of 2, 3"),
+        (
+            "parameters.network.postprocessing_sizes",
+            [-1, -2],
+            "a list of whole numbers, each at least -1, or a mapping of labels to such numbers, "
+            "as {2: 5000}",
+        ),
+        ("parameters.network.postprocessing", "True", "true or false (write it without quotes)"),
+        ("parameters.data.std", 0, "a number above 0"),
+        ("parameters.data.max", float("inf"), "a finite number"),
+        ("hyper_parameters.batch_size", 0, NUMBER),
+        ("hyper_parameters.batch_size", True, NUMBER),
+        ("hyper_parameters.device", "gpu", "auto, cpu, cuda or cuda:N with a GPU's number"),
+        ("hyper_parameters.memory_gb", -1, "auto or a number above 0"),
+        ("hyper_parameters.tile_size", [64, 64], f"a list of 3, each {NUMBER} or null"),
+        ("hyper_parameters.precision", "fp8", "one of auto, fp32, bf16, fp16"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_wanted(lab, key, value, wanted):
+    found = lab.mistakes(lamella=with_key(LAMELLA, key, value))
+    assert found == [f"lamella.yaml: {key} is {value!r}; it must be {wanted}"]
+
+
+def test_a_wrong_item_of_a_list_is_named_with_its_place(lab):
+    found = lab.mistakes(lamella=with_key(LAMELLA, "parameters.data.patch_size", [0, 64, 64]))
+    assert found == [f"lamella.yaml: parameters.data.patch_size[0] is 0; it must be {NUMBER}"]
+
+
+@pytest.mark.parametrize("key", ["data_folder", "hyper_parameters", "parameters"])
+def test_a_key_without_a_value_is_called_empty(lab, key):
+    (mistake,) = lab.mistakes(lamella=LAMELLA | {key: None})
+    assert mistake.startswith(f"lamella.yaml: {key} is empty; it must be ")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1e-4", "1.0e-4"), ("5.5e3", "5.5e+3"), ("-2.E2", "-2.0e+2")]
+)
+def test_a_number_that_yaml_takes_for_text_comes_with_its_right_form(lab, text, number):
+    stage = yaml.safe_dump(LAMELLA).replace("{}", f"{{data: {{max: {text}}}}}")
+    (mistake,) = lab.mistakes(lamella=stage)
+    assert f"is '{text}'; it must be a number (YAML takes this for text; write {number})" in mistake
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("empty", "", "empty.yaml: holds nothing"),
+        ("listed", "- a\n- b\n", "listed.yaml: holds no mapping of keys to values"),
+        ("broken", "data_folder: [a\nx: 1\n", "broken.yaml, line 2, column 2: is not valid YAML"),
+        ("tabs", "parameters:\n\tdata: 1\n", "tabs.yaml, line 2, column 1: is not valid YAML"),
+        ("twice", "a: 1\nb:\n  c: 1\n  c: 2\n", "twice.yaml, line 4: c is given a second time"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named_with_its_line(lab, name, text, sentence):
+    (mistake,) = lab.mistakes(**{name: text})
+    assert mistake.startswith(sentence)
+
+
+def test_a_stage_file_that_is_missing_or_no_text_is_named(lab):
+    lab.write("binary.yaml", b"\xff\xfe\x00\x80")
+    with pytest.raises(InputError) as caught:
+        read_configuration({"predict": {"a": "nowhere.yaml", "b": "binary.yaml"}})
+    assert "nowhere.yaml: there is no such file" in str(caught.value)
+    assert "binary.yaml: is not UTF-8 text" in str(caught.value)
+
+
+def test_merged_yaml_keys_are_not_called_double(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("x: &x {a: 1}\ny: {<<: *x, a: 2}\n")
+    assert read_yaml(path) == {"x": {"a": 1}, "y": {"a": 2}}
+
+
+def test_unknown_sections_and_bad_names_are_named(lab):
+    lab.write("lamella.yaml", yaml.safe_dump(LAMELLA).encode())
+    content = {"predict": {"la mella": "lamella.yaml"}, "train": {}, "sclae": {}}
+    with pytest.raises(InputError) as caught:
+        read_configuration(content)
+    text = str(caught.value)
+    assert "train is not a known key; known are simulate, scale, predict" in text
+    assert "sclae is not a known key; did you mean scale?" in text
+    assert "predict.la mella: a name must be of letters, digits and _" in text
+
+
+@pytest.mark.parametrize("content", [{}, {"scale": None}, {"predict": {}}])
+def test_a_configuration_that_names_nothing_is_a_mistake(content):
+    with pytest.raises(InputError, match="names nothing to do"):
+        read_configuration(content)
+
+
+def test_names_that_differ_in_capitals_only_are_a_mistake(lab):
+    other = LAMELLA | {"prediction_folder": "elsewhere"}
+    (mistake,) = lab.mistakes(lamella=LAMELLA, Lamella=other)
+    assert mistake == "predict: lamella and Lamella differ in capitals only; rename one"
+
+
+# Values that are wrong together
+
+
+def test_limits_in_the_wrong_order_are_mistakes(lab):
+    lab.write("raw/a.mrc", HEADER)
+    found = lab.mistakes(
+        simulate={"s": {"output_path": "sim", "tilt_range": [60, -60], "thickness_nm": 900}},
+        scale={"raw": SCALE | {"lower_end_percentage": 90, "upper_end_percentage": 10}},
+        lamella=with_key(LAMELLA, "parameters.data.min", 2),
+    )
+    assert found == [
+        "the configuration: scale.raw.lower_end_percentage is 90 and upper_end_percentage 10; "
+        "the lower must be below the upper",
+        "the configuration: simulate.s.tilt_range goes from 60 down to -60",
+        "the configuration: simulate.s.thickness_nm is 900; it must be less than the depth of the "
+        "volume, 128 nm (shape times voxel_size)",
+        "lamella.yaml: parameters.data.min is 2 and max 1; min must be below max",
+    ]
+
+
+# Folders and files
+
+
+def test_missing_folders_and_files_are_named(lab):
+    found = lab.mistakes(
+        scale={"raw": SCALE},
+        lamella=LAMELLA | {"data_folder": "tomogram", "trained_model": "none.ckpt"},
+        semantic=SEMANTIC | {"mask_folder": "masks", "trained_model": "tomograms"},
+    )
+    assert found == [
+        "the configuration: scale.raw.input_path is raw, which does not exist",
+        "lamella.yaml: trained_model none.ckpt does not exist; name the model's checkpoint (.ckpt)",
+        "lamella.yaml: data_folder is tomogram, which does not exist",
+        "semantic.yaml: trained_model tomograms is no file; name the model's checkpoint (.ckpt)",
+        "semantic.yaml: mask_folder is masks, which does not exist",
+    ]
+
+
+def test_a_folder_without_tomograms_is_named_with_what_it_holds(lab):
+    lab.write("other/a.rec")
+    lab.write("other/.hidden.mrc")
+    os.makedirs("other/folder.mrc")
+    (mistake,) = lab.mistakes(lamella=LAMELLA | {"data_folder": "other"})
+    assert mistake == ("lamella.yaml: data_folder other holds no .mrc file (its files end in .rec)")
+
+
+def test_a_link_to_nothing_is_named(lab):
+    os.symlink("/nowhere/at/all.mrc", "tomograms/TS_2.mrc")
+    (mistake,) = lab.mistakes(lamella=LAMELLA)
+    assert "TS_2.mrc link to files that do not exist" in mistake
+
+
+def test_links_to_tomograms_are_tomograms(lab):
+    os.symlink(lab.folder / "tomograms" / "TS_1.mrc", "tomograms/TS_2.mrc")
+    stages, _ = lab.read(lamella=LAMELLA)
+    assert "TS_2" in stages.names_to_predict("lamella")
+
+
+def test_test_files_that_are_not_there_or_listed_twice_are_named(lab):
+    files = ["TS_1.mrc", "TS_1.mrc", "TS_01.mrc", "TS_10"]
+    assert lab.mistakes(lamella=LAMELLA | {"test_files": files}) == [
+        "lamella.yaml: test_files: TS_1.mrc is listed 2 times; once is enough",
+        "lamella.yaml: test_files: TS_01.mrc is not in tomograms; did you mean TS_1.mrc?",
+        "lamella.yaml: test_files: TS_10 is not in tomograms; did you mean TS_10.mrc?",
+    ]
+
+
+def test_test_files_select_tomograms(lab):
+    stages, _ = lab.read(lamella=LAMELLA | {"test_files": ["TS_10.mrc"]})
+    assert stages.names_to_predict("lamella") == ["TS_10"]
+
+
+def test_names_that_snakemake_cannot_take_are_named(lab):
+    lab.write("tomograms/TS<a>.mrc", HEADER)
+    lab.write("odd {1}/x.mrc", HEADER)
+    (lab.folder / os.fsdecode(b"tomograms/\xff.mrc")).write_bytes(HEADER)
+    found = lab.mistakes(
+        lamella=LAMELLA, other=SEMANTIC | {"data_folder": "odd {1}", "mask_folder": None}
+    )
+    assert len(found) == 3
+    assert "odd {1} holds {1}, which Snakemake takes for a variable" in found[0]
+    assert "'TS<a>.mrc' holds <a>, which Snakemake takes for a variable" in found[1]
+    assert "'\\udcff.mrc' is not UTF-8 text" in found[2]
+
+
+def test_outputs_that_would_share_a_folder_are_named(lab):
+    folder = str(lab.folder / "predictions" / ".." / "predictions" / "lamella")
+    (mistake,) = lab.mistakes(lamella=LAMELLA, other=LAMELLA | {"prediction_folder": folder})
+    assert mistake == (
+        "predict.lamella.prediction_folder and predict.other.prediction_folder are the same "
+        "folder, predictions/lamella; give each step its own"
+    )
+
+
+@pytest.mark.parametrize("folder", ["tomograms", "./tomograms/", "link"])
+def test_predictions_among_the_tomograms_are_a_mistake(lab, folder):
+    os.symlink("tomograms", "link")
+    (mistake,) = lab.mistakes(lamella=LAMELLA | {"prediction_folder": folder})
+    assert "data_folder tomograms is its prediction_folder too" in mistake
+
+
+def test_outputs_over_inputs_are_mistakes(lab):
+    lab.write("raw/a.mrc", HEADER)
+    lab.write("masks/TS_1_preds.h5")
+    found = lab.mistakes(
+        scale={"raw": SCALE | {"output_path": "raw"}},
+        lamella=LAMELLA,
+        semantic=SEMANTIC | {"prediction_folder": "predictions/lamella/../lamella2/"},
+        third=SEMANTIC | {"mask_folder": "masks", "prediction_folder": "masks"},
+        fourth=LAMELLA | {"data_folder": "predictions/lamella2", "prediction_folder": "p"},
+    )
+    text = "\n".join(found)
+    assert "scale.raw.input_path raw is its output_path too" in text
+    assert "third.yaml: mask_folder masks is its prediction_folder too" in text
+    assert "fourth.yaml: data_folder predictions/lamella2 is where predict.semantic writes" in text
+
+
+def test_steps_that_wait_for_each_other_are_a_mistake(lab):
+    found = lab.mistakes(
+        one=LAMELLA | {"mask_folder": "b", "prediction_folder": "a"},
+        two=LAMELLA | {"mask_folder": "a", "prediction_folder": "b"},
+    )
+    assert len(found) == 1
+    assert "no step can be the first" in found[0]
+    assert "predict.one" in found[0]
+    assert "predict.two" in found[0]
+
+
+def test_a_folder_that_cannot_be_written_is_named(lab):
+    (mistake,) = lab.mistakes(lamella=LAMELLA | {"prediction_folder": "lamella.ckpt/below"})
+    assert "prediction_folder cannot be written: lamella.ckpt is no folder" in mistake
+
+
+def test_tomograms_without_a_mask_are_named(lab):
+    for name in ("TS_1_preds.h5", "TS_10.mrc", "TS_10_preds.h5"):
+        lab.write(f"masks/{name}")
+    (mistake,) = lab.mistakes(semantic=SEMANTIC | {"mask_folder": "masks"})
+    assert mistake.startswith(
+        "semantic.yaml: mask_folder: masks holds no NAME_preds.h5 for x.mrc_13.28Apx; "
+    )
+
+
+def test_masks_that_another_stage_leaves_out_are_named(lab):
+    lamella = LAMELLA | {"test_files": ["TS_1.mrc"]}
+    (mistake,) = lab.mistakes(lamella=lamella, semantic=SEMANTIC)
+    assert "predict.lamella makes no mask for TS_10, x.mrc_13.28Apx" in mistake
+    for name in ("TS_10", "x.mrc_13.28Apx"):  # from an earlier run
+        lab.write(f"predictions/lamella/{name}_preds.h5")
+    lab.read(lamella=lamella, semantic=SEMANTIC)
+
+
+@pytest.mark.parametrize("ending", ["_preds.h5", "_preds.mrc", ".mrc"])
+def test_masks_are_found_as_predictions_or_as_mrc_files(lab, ending):
+    for name in ("TS_1", "TS_10", "x.mrc_13.28Apx"):
+        lab.write(f"masks/{name}{ending}")
+    stages, _ = lab.read(semantic=SEMANTIC | {"mask_folder": "masks"})
+    assert stages.masks("semantic") == ("masks", ending)
+
+
+def test_all_mistakes_of_all_files_come_in_one_list(lab):
+    found = lab.mistakes(
+        scale={"raw": SCALE | {"inverse": True}},
+        lamella=with_key(LAMELLA, "parameters.network.treshold", 1) | {"trained_model": "no.ckpt"},
+        semantic="data_folder: [",
+        third=LAMELLA | {"data_folder": "nowhere", "prediction_folder": "predictions/lamella"},
+    )
+    assert len(found) == 7
+
+
+# Folders that a step writes
+
+
+def test_tomograms_that_will_be_scaled_are_known_before_they_are(lab):
+    lab.write("raw/b.rec", HEADER)
+    lab.write("scaled/left_over.mrc", HEADER)
+    stages, _ = lab.read(
+        scale={"raw": SCALE | {"file_extension": ".rec"}},
+        lamella=LAMELLA | {"data_folder": f"{lab.folder}/./scaled/"},
+        semantic=SEMANTIC | {"data_folder": "scaled", "mask_folder": "./predictions/lamella"},
+    )
+    assert stages.names_to_predict("semantic") == ["b"]
+    given = plan.prediction(stages, "semantic")
+    assert given["paths"]["tomograms"] == "scaled"
+    assert given["paths"]["masks"] == "predictions/lamella"
+    assert job_resources.voxel_count(given["volume"], "b") == 6000
+    files = plan.targets(stages)
+    assert files["all"] == [
+        "scaled/b.mrc",
+        "predictions/lamella/b_preds.h5",
+        "predictions/semantic/b_preds.h5",
+    ]
+
+
+def test_scaled_tomograms_are_mrc_files(lab):
+    lab.write("raw/b.rec", HEADER)
+    (mistake,) = lab.mistakes(
+        scale={"raw": SCALE | {"file_extension": ".rec"}},
+        lamella=LAMELLA | {"data_folder": "scaled", "file_extension": ".rec"},
+    )
+    assert mistake == "lamella.yaml: file_extension is .rec, but scale.raw writes .mrc"
+
+
+def test_test_files_are_looked_up_among_those_to_be_scaled(lab):
+    lab.write("raw/b.mrc", HEADER)
+    lab.write("scaled/c.mrc", HEADER)
+    stage = LAMELLA | {"data_folder": "scaled", "test_files": ["c.mrc"]}
+    (mistake,) = lab.mistakes(scale={"raw": SCALE}, lamella=stage)
+    assert "test_files: c.mrc is not among the files that scale.raw writes" in mistake
+
+
+def test_simulated_tomograms_have_names_seeds_and_a_size(lab):
+    entry = {"output_path": "sim", "number": 2, "seed": 5, "shape": [16, 20, 24]}
+    stages, _ = lab.read(
+        simulate={"trial": entry | {"thickness_nm": 8}},
+        scale={"raw": SCALE | {"input_path": "sim"}},
+        lamella=LAMELLA | {"data_folder": "scaled"},
+        semantic=SEMANTIC | {"data_folder": "scaled"},
+    )
+    assert stages.names_to_predict("lamella") == ["trial_1", "trial_2"]
+    assert (
+        job_resources.voxel_count(plan.prediction(stages, "lamella")["volume"], "trial_1") == 7680
+    )
+    settings = plan.simulation(stages, "trial")["settings"]
+    assert plan.simulated_settings(settings, "trial_2")["seed"] == 6
+    files = plan.targets(stages)
+    assert files["simulate"][:2] == ["sim/trial_1.mrc", "sim/trial_2.mrc"]
+    assert files["demo"] == ["sim/pictures/trial_1.png", "sim/pictures/trial_2.png"]
+
+
+def test_a_job_needs_no_file_on_disk_to_read_the_configuration(lab):
+    stage = LAMELLA | {"data_folder": "nowhere", "trained_model": "none.ckpt"}
+    stages, _ = lab.read(lamella=stage, on_disk=False)
+    assert plan.prediction(stages, "lamella")["paths"]["tomograms"] == "nowhere"
+
+
+# What jobs ask for
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_voxels_are_read_from_the_header_in_either_byte_order(tmp_path, order):
+    (tmp_path / "a.mrc").write_bytes(struct.pack(f"{order}4i", 30, 20, 10, 6) + bytes(1008))
+    volume = {"shape": None, "files": [(f"{tmp_path}/", ".mrc")]}
+    assert job_resources.voxel_count(volume, "a") == 6000
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"text that is no header at all"])
+def test_a_header_that_cannot_be_read_leaves_it_to_the_job(tmp_path, content):
+    (tmp_path / "a.mrc").write_bytes(content)
+    volume = {"shape": None, "files": [(f"{tmp_path}/", ".mrc")]}
+    assert job_resources.voxel_count(volume, "a") == job_resources.USUAL_VOXELS
+    assert job_resources.voxel_count(volume, "missing") == job_resources.USUAL_VOXELS
+
+
+def test_memory_grows_with_the_volume_and_with_each_attempt_but_not_without_end():
+    small, large, huge = (
+        job_resources.score_memory(voxels, "auto", "auto", 1) for voxels in (1e6, 5e6, 1e9)
+    )
+    assert small < large < huge == job_resources.SCORE_BASE_MB + job_resources.LARGEST_TILE_MB
+    assert job_resources.score_memory(1e6, "auto", "auto", 2) == 2 * small
+    assert job_resources.score_memory(1e6, "cpu", "2.5", 1) == job_resources.SCORE_BASE_MB + 2500
+    # On a GPU the tile lies in the GPU's memory.
+    assert job_resources.score_memory(1e9, "cuda:1", "70", 1) < 5000
+
+
+def test_speed_is_passed_as_text_and_whole_numbers(lab):
+    speed = {"memory_gb": 2.5, "tile_size": [64, 128, 256], "device": "cpu", "batch_size": 3}
+    stages, _ = lab.read(lamella=LAMELLA | {"hyper_parameters": speed})
+    assert plan.prediction(stages, "lamella")["speed"] == {
+        "gpu": 0,
+        "device": "cpu",
+        "memory_gb": "2.5",
+        "tile_size": "64,128,256",
+        "batch_size": 3,
+    }
+
+
+# Names, schemas, examples
+
+
+def test_files_that_look_like_patterns_get_another_name():
+    files = {"all": ["p/{1}_preds.h5", "p/a_preds.h5", "p/{a-b}.h5"], "demo": ["p/{1}_preds.h5"]}
+    aliases = plan.aliases(files)
+    assert list(aliases.values()) == ["p/{1}_preds.h5"]
+    (alias,) = aliases
+    renamed = plan.with_aliases(files, aliases)
+    assert renamed == {"all": [alias, "p/a_preds.h5", "p/{a-b}.h5"], "demo": [alias]}
+
+
+@pytest.mark.parametrize("name", ["config", "prediction"])
+def test_schemas_are_valid_strict_and_describe_every_key(name):
+    rules = schema_check.schema(name)
+    Draft202012Validator.check_schema(rules)
+
+    def walk(block, place):
+        for key, own in block.get("properties", {}).items():
+            assert own.get("description"), f"{place}.{key}"
+            assert "default" in own or "x-no-effect" in own or key in block.get("required", ())
+            walk(own, f"{place}.{key}")
+        if "properties" in block:
+            assert block["additionalProperties"] is False, place
+        if isinstance(block.get("additionalProperties"), dict):
+            walk(block["additionalProperties"], f"{place}.NAME")
+
+    walk(rules, name)
+
+
+def test_defaults_are_values_that_the_schemas_accept():
+    for name in ("config", "prediction"):
+        filled = schema_check.fill({}, schema_check.schema(name))
+        required = schema_check.schema(name).get("required", ())
+        _, mistakes = schema_check.check(filled, schema_check.schema(name))
+        assert {keys[0] for keys, _ in mistakes} <= set(required) - {"parameters"}
+
+
+def test_the_examples_are_complete_and_right(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    read_configuration(read_yaml("config/config.yaml"), on_disk=False)
+    read_configuration(read_yaml("config/demo.yaml"), ["config/demo.yaml"])
+    text = Path("config/lamella.yaml").read_text() + Path("config/semantic.yaml").read_text()
+    rules = schema_check.schema("prediction")
+    for keys, name in schema_check.all_keys(rules):
+        own = rules
+        for key in keys:
+            own = own["properties"][key]
+        if "x-no-effect" not in own:
+            assert f"{name}:" in text, f"no example shows {schema_check.dotted(keys)}"
+
+
+# The end of a failed run
+
+
+def test_failures_are_listed_with_reason_and_log(tmp_path):
+    (tmp_path / "a.log").write_text("INFO begin\nerror: a.mrc: truncated\n")
+    (tmp_path / "b.log").write_text("Traceback\n  File\nMemoryError: no more\n")
+    (tmp_path / "c.log").write_text("")
+    logs = [str(tmp_path / f"{name}.log") for name in "abcd"]
+    jobs = [("lamella_score_voxels", name, log) for name, log in zip("abcd", logs, strict=True)]
+    lines = failure_lines(jobs)
+    assert lines[0].startswith("4 jobs failed")
+    assert lines[1:3] == ["  lamella_score_voxels a: a.mrc: truncated", f"    log: {logs[0]}"]
+    assert lines[3] == "  lamella_score_voxels b: MemoryError: no more"
+    assert "log is empty" in lines[5]
+    assert "left no log" in lines[7]
+    assert failure_lines([]) == []
