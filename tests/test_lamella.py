@@ -2,9 +2,11 @@
 
 import logging
 
+import mrcfile
 import numpy as np
 import pytest
 
+from cryoseg.hulls import fill_slices
 from cryoseg.lamella import clean
 from cryoseg.postprocessing import clean_lamella
 
@@ -157,6 +159,16 @@ def test_a_soft_noisy_probability_gives_the_lamella():
     found = clean_lamella("TS_01", likely)
     assert dice(likely, depth > 0) < 0.92
     assert dice(found, depth > 4.4) >= 0.97
+
+
+@pytest.mark.parametrize("share", [0, 0.05, 0.2])
+def test_a_real_lamella_comes_back_from_noise(real_data, share):
+    drawn = mrcfile.read(real_data / "tomo171_31.36A_lamella.mrc") > 0
+    wanted = drawn.copy()
+    fill_slices(wanted)
+    noise = np.random.default_rng(0).random(drawn.shape) < share
+    assert dice(clean(drawn ^ noise), drawn) >= 0.99
+    assert dice(clean_lamella("tomo171", drawn ^ noise), wanted) >= 0.98
 
 
 @HULLS

@@ -29,7 +29,7 @@ LARGEST_SHARE = 1 / 3
 def clean(mask):
     """Largest component of a mask, without specks, holes and bumps.
 
-    mask: (Z, Y, X) bool; its faces at the volume's border count as mirrored
+    mask: (Z, Y, X) bool; the volume's border is no face, beyond it the mask goes on
     Returns a bool array of the same shape, empty if nothing in the mask is larger than noise.
 
     Each block takes the vote of its surroundings, wider with more salt and pepper, and belongs to

@@ -205,7 +205,8 @@ def clean_lamella(name, mask, hull_in_3d=False):
     Returns a bool array. Specks, holes and bumps go, the largest component stays (see
     lamella.clean), and a slice where it has no voxel is empty. The hull is that of the voxels'
     centres; slices that fill less than a quarter of it are no solid sections of a lamella: they
-    stay as they are, or do not count in 3D.
+    stay as they are, or do not count in 3D. A hull in 3D rests on the outermost voxels of a whole
+    face, so what noise leaves there, up to two voxels, thickens it more than hulls of slices.
     """
     mask = clean(mask)
     if not mask.any():
