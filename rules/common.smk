@@ -5,12 +5,11 @@ All Python that the rules need lies in scripts/cryoseg; this file connects it wi
 
 import gc
 import sys
-from functools import cache
 from pathlib import Path
 
 import snakemake.common
+import snakemake.dag
 import snakemake.rules
-import snakemake.sourcecache
 from snakemake.logging import logger
 
 LIBRARY = str(Path(str(workflow.current_basedir.join("../scripts"))).resolve())
@@ -24,25 +23,31 @@ from cryoseg.errors import InputError
 from cryoseg.failures import failure_lines
 
 
-def remember_lookups():
-    """Let Snakemake look up the arguments of a function, or the parts of a path, only once.
+def hasten_plans():
+    """Let Snakemake look up a rule's script and a function's arguments once, not for each job.
 
-    It does so several times for each job, and the answers never change; with this, a plan for
-    5,000 tomograms in two stages takes 28 s instead of 49 s. Snakemake's version is pinned.
+    The answers are the same for all jobs; with this, a plan for 5,000 tomograms in two stages
+    takes 26 s instead of 49 s. Snakemake's version is pinned.
     """
-    look_up, known = snakemake.common.get_function_params, {}
+    look_up, arguments = snakemake.common.get_function_params, {}
+    check, checked = snakemake.dag.ScriptProcessor.process_job, set()
 
     def arguments_of(function):
-        # A bound method is a new object each time it is named; what it is bound to matters not.
+        # A bound method is a new object each time it is named; its function is not.
         key = getattr(function, "__func__", function)
-        if key not in known:
-            known[key] = look_up(function)
-        return known[key]
+        if key not in arguments:
+            arguments[key] = look_up(function)
+        return arguments[key]
+
+    def check_once(processor, job):
+        if (type(processor), job.rule) not in checked:
+            check(processor, job)
+            checked.add((type(processor), job.rule))
 
     snakemake.common.get_function_params = snakemake.rules.get_function_params = arguments_of
-    snakemake.sourcecache.parse_uri = cache(snakemake.sourcecache.parse_uri)
+    snakemake.dag.ScriptProcessor.process_job = check_once
     # A plan is millions of small objects that stay; searching them for garbage less often saves
-    # another tenth.
+    # another second or two.
     gc.set_threshold(100_000, 50, 100)
 
 
@@ -62,7 +67,7 @@ def report_failures(workflow):
         logger.error(line)
 
 
-remember_lookups()
+hasten_plans()
 
 # A configuration file given on the command line stands alone: the stages of the lab's own
 # config.yaml must not run along with those of the demo.

@@ -9,6 +9,7 @@ fast scores are computed are resources, which Snakemake does not compare with th
 """
 
 from functools import partial
+from tempfile import gettempdir
 
 from cryoseg.job_resources import (
     label_memory,
@@ -22,6 +23,8 @@ MASK = {"mask": "<masks>/{tomogram}<mask_ending>"} if config["masked"] else {}
 MRC = {"mrc": "<predictions>/{tomogram}_preds<extension>"} if config["mrc"] else {}
 
 voxels = partial(voxel_count, config["volume"])
+# Snakemake's own default, found once; worked out for each job, it slows large plans by a tenth.
+tmpdir = gettempdir()
 
 
 rule inspect_model:
@@ -37,6 +40,8 @@ rule inspect_model:
     conda:
         "../envs/cryoseg.yaml"
     resources:
+        # A resource, so that another postprocessing is no reason to compute scores anew.
+        one_channel=config["one_channel"],
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=10,
     params:
@@ -65,6 +70,7 @@ rule score_voxels:
     threads: 8
     resources:
         **config["speed"],
+        tmpdir=tmpdir,
         attempt=lambda wildcards, attempt: attempt,
         mem_mb=lambda wildcards, attempt: score_memory(
             voxels(wildcards.tomogram),
@@ -100,6 +106,7 @@ rule label_voxels:
         "../envs/cryoseg.yaml"
     threads: 2
     resources:
+        tmpdir=tmpdir,
         mem_mb=lambda wildcards, attempt: label_memory(voxels(wildcards.tomogram), attempt),
         runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
     params:

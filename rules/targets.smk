@@ -1,32 +1,38 @@
 """What can be asked for by name."""
 
+from functools import partial
+
+from cryoseg.plan import asked_for
+
+files = partial(asked_for, config)
+
 
 rule all:
     """Do all that the configuration names."""
     default_target: True
     input:
-        lambda wildcards: config["all"],
+        lambda wildcards: files("all"),
 
 
 rule simulate:
     """Simulate tomograms, their labels and lamella masks."""
     input:
-        lambda wildcards: config["simulate"],
+        lambda wildcards: files("simulate"),
 
 
 rule scale:
     """Scale tomograms to [0, 1], white on black."""
     input:
-        lambda wildcards: config["scale"],
+        lambda wildcards: files("scale"),
 
 
 rule predict:
     """Predict all stages: lamella masks, classes."""
     input:
-        lambda wildcards: config["predict"],
+        lambda wildcards: files("predict"),
 
 
 rule demo:
     """Draw the simulated tomograms with the masks and classes predicted for them."""
     input:
-        lambda wildcards: config["demo"],
+        lambda wildcards: files("demo"),

@@ -1,6 +1,7 @@
 """Read a checkpoint and write down what it is, before any GPU is booked for it."""
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,22 +11,36 @@ from cryoseg.joblog import log_to
 from cryoseg.tiling import measure_halo
 from cryoseg.volumes import written_aside
 
+log = logging.getLogger("cryoseg")
+
 LARGEST_LABEL = 255  # labels are stored as uint8
 
 
-def inspect_model(checkpoint, model, *, settings):
+def inspect_model(checkpoint, model, *, settings, one_channel=False):
     """Check that a checkpoint is a model that this stage can use, and describe it as JSON.
 
-    settings: {in_channels, spatial_dims, out_channels}; None where the stage does not say
+    settings:    {in_channels, spatial_dims, out_channels} of the stage; None where it does not say
+    one_channel: the stage cleans lamella masks, which takes a model of one channel
     """
     sizes = load_network(checkpoint).sizes
-    for name, wanted in settings.items():
-        found = getattr(sizes, name)
+    for name in ("in_channels", "spatial_dims"):
+        wanted, found = settings[name], getattr(sizes, name)
         if wanted is not None and found != wanted:
             raise InputError(
                 f"{checkpoint}: the model has {name} {found}, the stage's parameters.network asks "
                 f"for {wanted}; name another trained_model, or correct the key"
             )
+    if settings["out_channels"] not in (None, sizes.out_channels):
+        # CryoSiam's own files carry a number that does not belong to the model.
+        log.warning(
+            "%s: the model has out_channels %d, the stage says %d; the model's number counts",
+            *(checkpoint, sizes.out_channels, settings["out_channels"]),
+        )
+    if one_channel and sizes.out_channels > 1:
+        raise InputError(
+            f"{checkpoint}: postprocessing cleans the mask of a model with one channel, this model "
+            f"has {sizes.out_channels}; name the lamella model, or set postprocessing to false"
+        )
     if sizes.in_channels != 1:
         raise InputError(
             f"{checkpoint}: the model wants {sizes.in_channels} input channels; a tomogram has one"
@@ -46,4 +61,5 @@ def inspect_model(checkpoint, model, *, settings):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]):
-        inspect_model(**snakemake.input, **snakemake.output, **snakemake.params)
+        one_channel = {"one_channel": bool(snakemake.resources.one_channel)}
+        inspect_model(**snakemake.input, **snakemake.output, **snakemake.params, **one_channel)

@@ -92,6 +92,14 @@ def broken(kind, path):
     elif kind == "truncated":
         checkpoint_of(network, path)
         path.write_bytes(path.read_bytes()[:-3000])
+    elif kind == "flipped bytes":
+        checkpoint_of(network, path)
+        content = bytearray(path.read_bytes())
+        middle = content.index(network._model.semantic_head[3].weight.numpy().tobytes())
+        content[middle + 8 : middle + 16] = b"\x00" * 8
+        path.write_bytes(content)
+    elif kind == "folder":
+        path.mkdir()
     elif kind == "compressed":
         checkpoint_of(network, path)
         with zipfile.ZipFile(path) as archive:
@@ -121,6 +129,8 @@ def broken(kind, path):
         ("empty", "not a checkpoint"),
         ("truncated", "cut off or damaged"),
         ("compressed", "is compressed"),
+        ("flipped bytes", "has changed since it was written"),
+        ("folder", "Is a directory"),
         ("backbone only", "not a trained segmentation model"),
         ("no state", "no state_dict"),
         ("nan", r"_model.semantic_head.0.bias hold NaN"),

@@ -102,6 +102,8 @@ def test_sizes_off_the_stride_are_refused():
     "sizes",
     [
         {"block_type": "dense"},
+        {"decoder_type": "unet"},
+        {"fpn_layers": True},
         {"spatial_dims": 4},
         {"num_filters": (8, 8, 8)},
         {"out_channels": 0},

@@ -1,6 +1,8 @@
 """Volumes are read as they are, refused with a reason, and written whole or not at all."""
 
 import logging
+import os
+import socket
 import struct
 import subprocess
 import sys
@@ -309,3 +311,25 @@ def test_masks_that_are_none_are_refused(tmp_path):
     }.items():
         with pytest.raises(InputError, match=words):
             open_mask(tmp_path / name, (4, 4, 4))
+
+
+def test_a_byte_mask_of_255_is_a_mask(tmp_path):
+    inside = np.zeros((4, 5, 6), np.uint8)
+    inside[1:3] = 255
+    with mrcfile.new(tmp_path / "mask.mrc") as mrc:
+        mrc.set_data(inside.view(np.int8))
+    mask = open_mask(tmp_path / "mask.mrc", inside.shape)
+    np.testing.assert_array_equal(mask[:, :, :], inside > 0)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_try(tmp_path):
+    path = tmp_path / "TS_01_preds.h5"
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    left = tmp_path / f".{socket.gethostname()}-{killed.pid}-{path.name}"
+    other = tmp_path / f".{socket.gethostname()}-{os.getppid()}-{path.name}"
+    left.touch()
+    other.touch()  # of a process that lives
+    with written_aside(path) as aside:
+        aside.write_text("complete")
+    assert sorted(tmp_path.iterdir()) == sorted([other, path])

@@ -83,8 +83,11 @@ def read_checkpoint(path):
 
 def _check_archive(path):
     """Refuse what torch.save did not write, and archives that unpack to more than they weigh."""
-    with open(path, "rb") as file:
-        start = file.read(4)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise InputError(f"{path}: the checkpoint cannot be read ({error.strerror})") from error
     if start != b"PK\x03\x04":
         raise InputError(
             f"{path}: not a checkpoint; it begins with {start!r}, a file written by PyTorch 1.6 or "
@@ -92,6 +95,8 @@ def _check_archive(path):
         )
     try:
         with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} has changed since it was written")
             packed = [
                 m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED
             ]

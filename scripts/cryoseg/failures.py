@@ -9,7 +9,7 @@ def failure_lines(jobs):
     if not jobs:
         return []
     count = "1 job failed" if len(jobs) == 1 else f"{len(jobs)} jobs failed"
-    lines = [f"{count}; what does not depend on it was done:"]
+    lines = [f"{count}:"]
     for rule, tomogram, log in sorted(jobs, key=str):
         lines.append(f"  {rule}{f' {tomogram}' if tomogram else ''}: {failure_reason(log)}")
         lines.append(f"    log: {log}")
@@ -24,4 +24,9 @@ def failure_reason(log):
     except OSError:
         return "it left no log; see what Snakemake printed above"
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["its log is empty; was it killed? See what Snakemake printed"])[-1]
+    if errors:
+        return errors[-1]
+    if any(line.startswith("Traceback (most recent call last)") for line in lines):
+        return lines[-1]
+    last = f"; the last line of its log: {lines[-1]}" if lines else ""
+    return f"it ended without a word, killed perhaps for lack of memory or time{last}"

@@ -54,14 +54,12 @@ class Architecture:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is int:
-                _check(
-                    isinstance(value, int) and value >= 1 - (field.name == "padding"),
-                    field.name,
-                    value,
-                )
+            if field.type is int:  # not isinstance: True is no size
+                least = 0 if field.name == "padding" else 1
+                _check(type(value) is int and value >= least, field.name, value)
         _check(self.spatial_dims in (2, 3), "spatial_dims", self.spatial_dims)
         _check(self.block_type in EXPANSION, "block_type", self.block_type)
+        _check(self.decoder_type in ("fpn", "bifpn"), "decoder_type", self.decoder_type)
         for name, length in {"num_layers": 4, "num_filters": 4, "filters": 2}.items():
             sizes = getattr(self, name)
             good = isinstance(sizes, tuple) and len(sizes) == length

@@ -4,6 +4,7 @@ Plain values only, each step with what it depends on and nothing else: a change 
 to run the step again.
 """
 
+from cryoseg.errors import InputError
 from cryoseg.folders import WILDCARD, spelled
 from cryoseg.stages import Tomograms
 
@@ -91,6 +92,7 @@ def prediction(stages, name):
         "paths": paths | _records(name),
         "masked": masks is not None,
         "mrc": stage["save_original_file_extension"],
+        "one_channel": int(network["postprocessing"]),
         "inspect": {key: network[key] for key in NETWORK_KEYS},
         "score": {"data": intensities, "precision": speed["precision"]} | keep,
         "label": {key: network[key] for key in LABEL_KEYS} | _by_label(network) | keep,
@@ -152,6 +154,16 @@ def targets(stages):
         for each in stages.names_to_predict(name):
             files["predict"] += [f"{folder}/{each}{end}" for end in ends]
     return files | {"all": files["simulate"] + files["scale"] + files["predict"]}
+
+
+def asked_for(files, target):
+    """The files of a target. Raises InputError where there are none, rather than do nothing."""
+    if not files[target]:
+        raise InputError(
+            f"the configuration names nothing for the target {target}; "
+            "see config/config.yaml, and config/demo.yaml for the demo"
+        )
+    return files[target]
 
 
 def aliases(files):

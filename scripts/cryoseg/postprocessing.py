@@ -76,10 +76,13 @@ def threshold_scores(scores, threshold, mask=None):
     largest = 0
     for piece in _layers(labels.shape):
         values = probability[piece]
-        largest = max(largest, int(values.max()))
         np.greater_equal(values, lowest, out=labels[piece].view(bool))
+        foreground = True
         if winner is not None:
-            labels[piece] *= winner[piece]
+            classes = winner[piece]
+            labels[piece] *= classes
+            foreground = classes != 0
+        largest = max(largest, int(np.max(values, where=foreground, initial=0)))
     apply_mask(labels, mask)
     return labels, largest / PROBABILITY_STEPS
 

@@ -12,6 +12,8 @@ import h5py
 import hdf5plugin
 import numpy as np
 
+from cryoseg.errors import InputError
+
 # Probabilities are stored as sixteen-bit fractions: off by 7.7e-6 at most.
 PROBABILITY_STEPS = 65535
 CHUNK = (32, 128, 128)
@@ -79,5 +81,14 @@ def _chunk(chunk, shape):
 
 
 def open_scores(path):
-    """Open a scores file for reading: an h5py.File with the datasets named above."""
-    return h5py.File(path, "r", **CHUNK_CACHE)
+    """Open a scores file for reading: an h5py.File with the datasets named above.
+
+    Raises InputError if there is no such file or it is damaged.
+    """
+    try:
+        return h5py.File(path, "r", **CHUNK_CACHE)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the scores cannot be read ({error}); delete the file, so that they are "
+            "computed anew"
+        ) from error

@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 import torch
 
+from cryoseg.errors import InputError
 from cryoseg.footprint import count_flops, peak_bytes
 from cryoseg.network import fold_norms
 from cryoseg.scores import PROBABILITY_STEPS
@@ -75,6 +76,10 @@ class Scorer:
         tiles = torch.from_numpy(batch).to(self.device)
         with torch.inference_mode():
             scores = self._score(self.network, tiles, kept)
+            if not torch.isfinite(scores["probability"]).all():
+                raise InputError(
+                    f"the network's output overflows in {self.dtype}; set precision: fp32"
+                )
             return {name: _stored(name, values.cpu()) for name, values in scores.items()}
 
     def _score(self, network, tiles, kept):

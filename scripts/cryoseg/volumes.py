@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import mrcfile
 import numpy as np
+import psutil
 from mrcfile import utils as mrc_format
 
 from cryoseg import mrc_headers
@@ -175,6 +176,7 @@ def written_aside(path):
     left, and what stood at ``path`` before still stands there.
     """
     path = Path(path)
+    _remove_orphans(path)
     # The host as well: on a shared file system process numbers alone are not unique.
     aside = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{path.name}")
     try:
@@ -186,11 +188,24 @@ def written_aside(path):
         aside.unlink(missing_ok=True)
 
 
+def _remove_orphans(path):
+    """Remove what processes of this machine that were killed left of an earlier try."""
+    begin, end = f".{socket.gethostname()}-", f"-{path.name}"
+    if not path.parent.is_dir():
+        return
+    for entry in os.scandir(path.parent):
+        number = entry.name[len(begin) : -len(end)]
+        ours = entry.name.startswith(begin) and entry.name.endswith(end) and number.isdecimal()
+        if ours and not psutil.pid_exists(int(number)):
+            os.unlink(entry.path)
+
+
 def open_mask(path, shape):
     """Open a mask of a tomogram of ``shape`` (Z, Y, X): dataset ``labels`` of an HDF5 file, or MRC.
 
     Returns something to slice, ``mask[z, y, x]`` with three slices, which reads what is asked
-    for and gives uint8: 1 where the file has 0.5 or more, else 0. A mask of another size is
+    for and gives uint8: 1 where the file has a whole number other than 0 (255 read as a signed
+    byte is -1), or a real number of 0.5 or more, else 0. A mask of another size is
     resized by nearest neighbour, with a warning.
     Raises InputError where there is no such mask.
     """
@@ -247,7 +262,7 @@ class Mask:
             boxes.append(slice(first, last + 1))
             inner.append(index - first)
         values = self._stored[tuple(boxes)]
-        inside = values > 0 if values.dtype.kind in "iub" else values >= 0.5
+        inside = values != 0 if values.dtype.kind in "iub" else values >= 0.5
         return inside.astype(np.uint8)[np.ix_(*inner)]
 
 
