@@ -104,7 +104,6 @@ rule label_voxels:
         tomogram="[^/]+",
     conda:
         "../envs/cryoseg.yaml"
-    threads: 2
     resources:
         tmpdir=tmpdir,
         mem_mb=lambda wildcards, attempt: label_memory(voxels(wildcards.tomogram), attempt),

@@ -38,3 +38,14 @@ def real_data():
 def data():
     """Folder of small models and outputs that CryoSiam made."""
     return REPOSITORY / "tests" / "data"
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in on_gpu:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -63,7 +63,8 @@ def plan_volume(scorer, shape, memory, mask=None, tile_size=None):
         needed = scorer.peak_bytes(smallest) * WORKSPACE
         raise InputError(
             f"the smallest tile that this network allows, {smallest.shape} voxels, needs "
-            f"{needed / 1e9:.2f} GB, and {memory / 1e9:.2f} GB are given; raise memory_gb"
+            f"{needed / 1e9:.2f} GB, and {memory / 1e9:.2f} GB are given; raise memory_gb, "
+            "or give the job more memory"
         ) from error
 
 
