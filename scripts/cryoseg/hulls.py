@@ -125,6 +125,8 @@ def _between(rows, first, last, shape):
     """(Y, X) mask of the voxels of the rows that lie between the columns first and last."""
     columns = np.arange(shape[1])
     section = np.zeros(shape, bool)
+    # Nearly parallel planes meet a row far beyond it, further than an integer reaches.
+    first, last = np.clip([first, last], -1, shape[1])
     first = np.ceil(first - TOLERANCE).astype(np.int32)[:, None]
     last = np.floor(last + TOLERANCE).astype(np.int32)[:, None]
     section[rows] = (columns >= first) & (columns <= last)
