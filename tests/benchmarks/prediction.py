@@ -44,6 +44,9 @@ CUBE, CUBES_AT_ONCE, SAMPLES = 64, 2, 3
 def main():
     options = parse_arguments()
     cryosiam = CryoSiam(options)
+    # As in a job, before the first tensor is made; not before the process of CryoSiam's way has
+    # started, which would take it over.
+    devices.prepare_arithmetic()
     device = choose_device(options.device)
     dtype = devices.choose_dtype(options.precision, device)
     network = random_network(out_channels=7, filters=(32, 64), **NETWORKS[options.network])
