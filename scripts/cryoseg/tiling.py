@@ -207,15 +207,30 @@ def _feasible_sizes(grid, extent, cost, fits):
         ], float))  # fmt: skip
         centres.append(np.array([step * sum(b - a for a, b in cut) for cut in cuts], float))
     total = cost(_outer(boxes), _outer(centres))
-    found = 0
+    found, known = 0, []  # tiles that fit
     for index in np.argsort(total, axis=None, kind="stable"):
         places = np.unravel_index(index, total.shape)
         sizes = [sizes[place] for sizes, place in zip(options, places, strict=True)]
-        if fits(_largest_tile(grid, extent, sizes)):
-            yield sizes
-            found += 1
+        tile = _largest_tile(grid, extent, sizes)
+        # Asking takes some milliseconds each.
+        if not any(_within(tile, larger) for larger in known):
+            if not fits(tile):
+                continue
+            known.append(tile)
+        yield sizes
+        found += 1
         if found == CANDIDATES:
             return
+
+
+def _within(tile, larger):
+    """Whether a tile has, along each axis, the other's extents or both box and centre smaller."""
+    pairs = zip(tile.shape, tile.kept, larger.shape, larger.kept, strict=True)
+    return all(
+        (box, kept) == (other_box, other)
+        or (box <= other_box and kept[1] - kept[0] < other[1] - other[0])
+        for box, kept, other_box, other in pairs
+    )
 
 
 def _outer(factors):
