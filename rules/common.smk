@@ -21,6 +21,7 @@ from cryoseg import plan
 from cryoseg.configuration import SECTIONS, check_syntax, read_configuration
 from cryoseg.errors import InputError
 from cryoseg.failures import failure_lines
+from cryoseg.host_memory import free_host_memory
 
 
 def hasten_plans():
@@ -51,6 +52,17 @@ def hasten_plans():
     gc.set_threshold(100_000, 50, 100)
 
 
+def limit_memory(workflow):
+    """Let jobs that run on this machine together book no more memory than it has free.
+
+    Without a limit, Snakemake would start as many as there are processors for. Jobs that run
+    elsewhere are limited in number (--jobs), which Snakemake calls nodes.
+    """
+    here = workflow.is_main_process and workflow.resource_settings.nodes is None
+    if here and "mem_mb" not in workflow.global_resources:
+        workflow.register_resource("mem_mb", int(free_host_memory() / 1e6))
+
+
 def or_stop(read, *arguments, **options):
     """What ``read`` returns; mistakes in the configuration end the run, without a traceback."""
     try:
@@ -68,6 +80,7 @@ def report_failures(workflow):
 
 
 hasten_plans()
+limit_memory(workflow)
 
 # A configuration file given on the command line stands alone: the stages of the lab's own
 # config.yaml must not run along with those of the demo.

@@ -40,8 +40,8 @@ rule inspect_model:
     conda:
         "../envs/cryoseg.yaml"
     resources:
-        # A resource, so that another postprocessing is no reason to compute scores anew.
-        one_channel=config["one_channel"],
+        # Resources, so that another postprocessing is no reason to compute scores anew.
+        **config["labelling"],
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=10,
     params:

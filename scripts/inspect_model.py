@@ -8,6 +8,7 @@ from pathlib import Path
 from cryoseg.checkpoints import checkpoint_sha256, load_network
 from cryoseg.errors import InputError
 from cryoseg.joblog import log_to
+from cryoseg.postprocessing import size_per_label
 from cryoseg.tiling import measure_halo
 from cryoseg.volumes import written_aside
 
@@ -16,11 +17,12 @@ log = logging.getLogger("cryoseg")
 LARGEST_LABEL = 255  # labels are stored as uint8
 
 
-def inspect_model(checkpoint, model, *, settings, one_channel=False):
+def inspect_model(checkpoint, model, *, settings, one_channel=False, postprocessing_sizes="null"):
     """Check that a checkpoint is a model that this stage can use, and describe it as JSON.
 
     settings:    {in_channels, spatial_dims, out_channels} of the stage; None where it does not say
     one_channel: the stage cleans lamella masks, which takes a model of one channel
+    postprocessing_sizes: of the stage, as JSON, to be compared with the model's channels
     """
     sizes = load_network(checkpoint).sizes
     for name in ("in_channels", "spatial_dims"):
@@ -50,6 +52,10 @@ def inspect_model(checkpoint, model, *, settings, one_channel=False):
             f"{checkpoint}: the model has {sizes.out_channels} classes; the largest label "
             f"that can be stored is {LARGEST_LABEL}"
         )
+    try:
+        size_per_label(json.loads(postprocessing_sizes), sizes.out_channels)
+    except InputError as error:
+        raise InputError(f"{checkpoint}: {error}") from error
     description = asdict(sizes) | {
         "stride": sizes.stride,
         "halo": measure_halo(sizes),
@@ -61,5 +67,7 @@ def inspect_model(checkpoint, model, *, settings, one_channel=False):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]):
-        one_channel = {"one_channel": bool(snakemake.resources.one_channel)}
-        inspect_model(**snakemake.input, **snakemake.output, **snakemake.params, **one_channel)
+        labelling = {
+            name: snakemake.resources[name] for name in ("one_channel", "postprocessing_sizes")
+        }
+        inspect_model(**snakemake.input, **snakemake.output, **snakemake.params, **labelling)

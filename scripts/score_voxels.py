@@ -89,7 +89,7 @@ def score_voxels(
         )  # fmt: skip
         writer.update_attributes({"scored_voxels": summary.wanted})
     if summary.wanted == 0:
-        log.warning("%s: the mask is empty, so no voxel was scored", tomogram)
+        log.warning("%s: the mask %s is empty, so no voxel was scored", tomogram, mask)
     log.info(
         "%s: %d voxels wanted, %d computed, %d tiles, halo %s, %.1f s, peak memory %.2f GB, %s %s",
         tomogram, summary.wanted, summary.computed, summary.tiles, summary.halo,

@@ -594,7 +594,9 @@ def test_memory_grows_with_the_volume_and_with_each_attempt_but_not_without_end(
     assert small < large < huge == job_resources.SCORE_BASE_MB + job_resources.LARGEST_TILE_MB
     assert job_resources.score_memory(1e6, "auto", "auto", 2) == 2 * small
     assert job_resources.score_memory(1e6, "cpu", "2.5", 1) == job_resources.SCORE_BASE_MB + 2500
-    # On a GPU the tile lies in the GPU's memory.
+    # On a GPU the tile lies in the GPU's memory, and auto may find one.
+    largest = job_resources.SCORE_BASE_MB + job_resources.LARGEST_TILE_MB
+    assert job_resources.score_memory(1e6, "auto", "70", 1) == largest
     assert job_resources.score_memory(1e9, "cuda:1", "70", 1) < 5000
 
 

@@ -122,6 +122,17 @@ def test_memory_decides_the_tiles_and_not_the_scores():
     np.testing.assert_allclose(whole["probs"], tiled["probs"], rtol=0, atol=1e-5)
 
 
+def test_a_tile_size_that_does_not_fit_is_cut_smaller_before_it_is_tried(caplog):
+    scorer, volume = scorer_of("fpn"), np.random.default_rng(0).random((40, 90, 100), np.float32)
+    enough, _ = score(scorer, volume, tile_size=volume.shape)
+    memory = 0.63 * scorer.peak_bytes(one_tile(scorer, volume))
+    found, summary = score(scorer, volume, memory=memory, tile_size=volume.shape)
+    assert summary.tiles > 1
+    assert "they are cut smaller" in caplog.text
+    assert "out of memory" not in caplog.text
+    np.testing.assert_allclose(found["probability"], enough["probability"], atol=2)
+
+
 def one_tile(scorer, volume):
     (tile,) = inference.plan_volume(scorer, volume.shape, PLENTY)[1]
     return tile

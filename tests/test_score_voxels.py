@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import REPOSITORY
-from cryoseg import devices
+from cryoseg import devices, host_memory
 from cryoseg.devices import choose_device, choose_dtype, tile_memory
 from cryoseg.errors import InputError
 from cryoseg.volumes import write_mrc
@@ -100,7 +100,7 @@ def test_a_few_voxels_outside_the_range_are_a_warning(files, caplog):
 def test_an_empty_mask_gives_empty_scores_and_a_warning(files, tmp_path, caplog):
     write_mrc(tmp_path / "mask.mrc", np.zeros(SHAPE, np.uint8), voxel_size=10.0)
     score_voxels(*files, tmp_path / "mask.mrc", settings=SETTINGS)
-    assert "the mask is empty" in caplog.text
+    assert "mask.mrc is empty, so no voxel was scored" in caplog.text
     with h5py.File(files[3]) as scores:
         assert not scores["probability"][...].any()
 
@@ -154,7 +154,7 @@ def test_memory_is_that_of_the_control_group_where_it_has_less(tmp_path):
     (group / "memory.max").write_text("max")
     own = tmp_path / "cgroup"
     own.write_text("0::/job_1/step_0")
-    assert list(devices._control_group_limits(tmp_path, own)) == [3000]
+    assert list(host_memory._control_group_limits(tmp_path, own)) == [3000]
 
 
 def test_memory_is_flat_from_small_to_large_and_from_few_to_many_classes():

@@ -1,5 +1,6 @@
 """Snakemake does what must be done, all of it and no more; it is run as people run it."""
 
+import contextlib
 import os
 import re
 import resource
@@ -12,6 +13,7 @@ import time
 import h5py
 import mrcfile
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -383,6 +385,47 @@ def test_a_bad_tomogram_fails_alone_and_is_named_at_the_end(lab):
     assert line.startswith(f"raw_scale_tomogram TS_1: {RAW}/TS_1.mrc: the file is truncated")
     assert log.strip() == "log: logs/raw/scale_tomogram/TS_1.log"
     assert "Traceback" not in shown
+
+
+def test_a_job_that_is_killed_is_tried_once_more_with_smaller_tiles(lab):
+    for file in ("TS_1_preds.h5", "scores/TS_1_scores.h5"):
+        (lab.folder / "predictions/semantic" / file).unlink()
+    with subprocess.Popen(
+        lab.command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=lab.folder
+    ) as run:
+        kill_script(run.pid, "score_voxels.py")
+        shown, _ = run.communicate()
+    assert run.returncode == 0, shown
+    assert "Trying to restart job" in shown
+    assert lab.labels("semantic", "TS_1").shape == SHAPE
+    assert lab.plan() == set()
+
+
+def kill_script(snakemake, name):
+    """Send SIGKILL to the process that runs a script for a snakemake, as soon as there is one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for child in psutil.Process(snakemake).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(part.endswith(name) for part in child.cmdline()):
+                    child.kill()
+                    return
+        time.sleep(0.02)
+    raise AssertionError(f"{name} was never started")
+
+
+def test_a_job_that_asks_for_more_memory_than_there_is_gets_all_there_is(empty):
+    huge = ("--set-resources", "raw_scale_tomogram:mem_mb=1000000000")
+    shown = empty.run(*huge, "--", "scaled/TS_1.mrc")
+    booked = int(re.search(r"^    resources: .*mem_mb=(\d+)", shown, re.M)[1])
+    assert booked <= psutil.virtual_memory().total / 1e6
+
+
+def test_sizes_for_another_number_of_classes_are_refused_before_scoring(empty):
+    empty.write_stage("semantic", parameters__network__postprocessing_sizes=[1, 2, 3])
+    shown = empty.run("predictions/semantic/scores/TS_1_scores.h5", fails=True)
+    assert "semantic.ckpt: postprocessing_sizes has 3 entries; the model has 5 channels" in shown
+    assert "rule semantic_score_voxels" not in shown
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(lab):

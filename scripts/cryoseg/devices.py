@@ -6,10 +6,10 @@ import re
 import resource
 from pathlib import Path
 
-import psutil
 import torch
 
 from cryoseg.errors import InputError
+from cryoseg.host_memory import free_host_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Option of mallopt (malloc.h), and the size from which on memory is mapped for itself.
@@ -69,61 +69,22 @@ def prepare_arithmetic():
 
 
 def tile_memory(device, memory_gb, job_memory_mb, attempt):
-    """Bytes that one tile's activations may take.
+    """Bytes that one tile's activations may take: at most what the user set, and what there is.
 
     memory_gb:     what the user set, or "auto"
     job_memory_mb: what the job was given, host memory; matters on the CPU only
     attempt:       1 for the first try; each retry halves the tile's memory
     """
-    if memory_gb != "auto":
-        memory = float(memory_gb) * 1e9
-    elif device.type == "cuda":
+    if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         memory = SHARE_OF_GPU * free
     else:
         # The first attempt's share: a retry is given more, and is to use less of it.
         granted = job_memory_mb * 1e6 / attempt - HOST_BASE
         memory = min(granted, SHARE_OF_HOST * free_host_memory())
+    if memory_gb != "auto":
+        memory = min(memory, float(memory_gb) * 1e9)
     return int(max(memory, 0) / 2 ** (attempt - 1))
-
-
-def free_host_memory():
-    """Bytes that this process may still take, by the machine and by its control groups."""
-    limits = [psutil.virtual_memory().available, *_control_group_limits()]
-    return max(min(limits), 0)
-
-
-def _control_group_limits(root=Path("/sys/fs/cgroup"), own=Path("/proc/self/cgroup")):
-    """What each control group around this process still grants, in bytes (version 2, then 1)."""
-    lines = own.read_text().splitlines() if own.exists() else []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        top = root / controllers
-        group = top / path.lstrip("/")
-        for folder in (group, *group.parents):
-            for files in (
-                ("memory.max", "memory.current", ""),
-                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
-            ):
-                yield from _granted(folder, *files)
-            if folder == top:
-                break
-
-
-def _granted(folder, limit, used, prefix):
-    """Bytes that one control group still grants; nothing if it sets no limit.
-
-    Pages of files that were read count as used, but are given up when they are needed.
-    """
-    if not (folder / limit).exists() or (granted := (folder / limit).read_text().strip()) == "max":
-        return
-    cached = 0
-    if (folder / "memory.stat").exists():
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        cached = sum(int(stat.get(f"{prefix}{name}_file", 0)) for name in ("active", "inactive"))
-    yield int(granted) - int((folder / used).read_text()) + cached
 
 
 def peak_memory(device):

@@ -57,7 +57,8 @@ def plan_volume(scorer, shape, memory, mask=None, tile_size=None):
         return scorer.peak_bytes(tile) * WORKSPACE <= memory
 
     try:
-        return grid, plan_tiles(grid, cost, fits, occupied, tile_size)
+        tiles = plan_tiles(grid, cost, fits, occupied, tile_size)
+        return grid, tiles if tile_size is None else _fitting(tiles, grid, fits, memory)
     except MemoryError as error:
         smallest = grid.tile([(n // 2, n // 2 + 1) for n in grid.blocks])
         needed = scorer.peak_bytes(smallest) * WORKSPACE
@@ -66,6 +67,25 @@ def plan_volume(scorer, shape, memory, mask=None, tile_size=None):
             f"{needed / 1e9:.2f} GB, and {memory / 1e9:.2f} GB are given; raise memory_gb, "
             "or give the job more memory"
         ) from error
+
+
+def _fitting(tiles, grid, fits, memory):
+    """Tiles of a size that was asked for, cut in two where they do not fit into memory."""
+    fitting, waiting = [], deque(tiles)
+    while waiting:
+        tile = waiting.popleft()
+        if fits(tile):
+            fitting.append(tile)
+        elif parts := halves(tile, grid):
+            waiting.extendleft(reversed(parts))
+        else:
+            raise MemoryError("not even the smallest tile fits into the memory given")
+    if len(fitting) > len(tiles):
+        log.warning(
+            "tiles of the tile_size asked for need more than the %.2f GB given; "
+            "they are cut smaller, and the scores stay the same", memory / 1e9,
+        )  # fmt: skip
+    return fitting
 
 
 def score_volume(

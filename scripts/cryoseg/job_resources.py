@@ -40,6 +40,8 @@ def score_memory(voxels, device, memory_gb, attempt):
         tile = COPIES_MB
     elif memory_gb != "auto":
         tile = 1000 * float(memory_gb)
+        if device == "auto":  # meant for a GPU perhaps, and no reason to book as much of the host's
+            tile = min(tile, LARGEST_TILE_MB)
     return attempt * int(SCORE_BASE_MB + tile)
 
 

@@ -4,6 +4,8 @@ Plain values only, each step with what it depends on and nothing else: a change 
 to run the step again.
 """
 
+import json
+
 from cryoseg.errors import InputError
 from cryoseg.folders import WILDCARD, spelled
 from cryoseg.stages import Tomograms
@@ -92,7 +94,7 @@ def prediction(stages, name):
         "paths": paths | _records(name),
         "masked": masks is not None,
         "mrc": stage["save_original_file_extension"],
-        "one_channel": int(network["postprocessing"]),
+        "labelling": _labelling(network),
         "inspect": {key: network[key] for key in NETWORK_KEYS},
         "score": {"data": intensities, "precision": speed["precision"]} | keep,
         "label": {key: network[key] for key in LABEL_KEYS} | _by_label(network) | keep,
@@ -123,6 +125,15 @@ def _as_resources(speed):
         "memory_gb": memory_gb if memory_gb == "auto" else f"{memory_gb:g}",
         "tile_size": "auto" if tile_size is None else ",".join(map(str, tile_size)),
         "batch_size": speed["batch_size"],
+    }
+
+
+def _labelling(network):
+    """What label_voxels will ask of the model, as resources: it is no reason to score again."""
+    sizes = _by_label(network).get("postprocessing_sizes", network["postprocessing_sizes"])
+    return {
+        "one_channel": int(network["postprocessing"]),
+        "postprocessing_sizes": json.dumps(sizes),
     }
 
 

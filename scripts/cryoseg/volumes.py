@@ -226,7 +226,7 @@ def open_labels(path):
     """
     path = Path(path)
     if path.suffix not in (".h5", ".hdf5"):
-        return open_volume(path).data
+        return open_volume(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; check the folder and the name")
     try:
