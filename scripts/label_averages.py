@@ -4,19 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoseg.drawing import Drawing, draw_shapes, shape_of
 from cryoseg.joblog import log_to
 from cryoseg.label_making import (
-    Drawing,
     average_voxel_size,
     by_label,
     check_turned,
-    draw_shapes,
     drawing_order,
     in_angstrom,
     known_voxel_size,
     particles_in,
     report,
-    shape_of,
 )
 from cryoseg.volumes import as_list, open_volume, write_mrc
 

@@ -4,16 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoseg.drawing import Drawing, draw_spheres
 from cryoseg.joblog import log_to
-from cryoseg.label_making import (
-    Drawing,
-    by_label,
-    draw_spheres,
-    drawing_order,
-    in_voxels,
-    particles_in,
-    report,
-)
+from cryoseg.label_making import by_label, drawing_order, in_voxels, particles_in, report
 from cryoseg.volumes import as_list, open_volume, write_mrc
 
 

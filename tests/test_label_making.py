@@ -13,8 +13,9 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from cryoseg import label_volumes
+from cryoseg.drawing import Drawing, draw_shapes, draw_spheres, shape_of
 from cryoseg.errors import InputError
-from cryoseg.label_making import Drawing, draw_shapes, draw_spheres, drawing_order, shape_of
+from cryoseg.label_making import drawing_order
 from cryoseg.label_volumes import add_rim, count_values, merge_masks
 from cryoseg.volumes import open_volume, write_mrc
 from filter_labels import filter_labels
@@ -162,6 +163,15 @@ def test_a_tomogram_without_positions_is_an_error_unless_it_is_said_to_be_right(
         made(label_particles, tmp_path, tomogram, path)
     assert not made(label_particles, tmp_path, tomogram, path, allow_empty=True).any()
     assert "has no positions of this tomogram" in caplog.text
+
+
+def test_a_tomogram_need_not_have_every_class(tomogram, tmp_path, caplog):
+    files = [
+        rows_csv(tmp_path / f"{name}.csv", [(8, 9, 10, name, 1)]) for name in ("TS_01", "TS_02")
+    ]
+    labels = made(label_particles, tmp_path, tomogram, files, labels_of_files=[1, 2])
+    assert np.unique(labels).tolist() == [0, 1]
+    assert "TS_02.csv has no positions of this tomogram" in caplog.text
 
 
 def test_positions_outside_are_counted_and_all_outside_is_an_error(tomogram, tmp_path, caplog):

@@ -4,16 +4,10 @@ import logging
 
 import numpy as np
 
+from cryoseg.drawing import IGNORED, TOLERANCE, Drawing, distance_from
 from cryoseg.errors import InputError
 from cryoseg.joblog import progress
-from cryoseg.label_making import (
-    IGNORED,
-    LARGEST_LABEL,
-    TOLERANCE,
-    Drawing,
-    distance_from,
-    drawing_order,
-)
+from cryoseg.label_making import LARGEST_LABEL, drawing_order
 from cryoseg.volumes import slabs
 
 log = logging.getLogger("cryoseg")
