@@ -243,6 +243,27 @@ def open_labels(path):
     return labels
 
 
+def as_list(paths):
+    """One path or several, as Snakemake hands them over, as a list."""
+    return [paths] if isinstance(paths, (str, Path)) else list(paths)
+
+
+def open_label_volume(path):
+    """Open labels as a Volume, with their place in space: see open_labels for the files.
+
+    An HDF5 file has its place in its attributes voxel_size, origin and nstart, if anywhere.
+    """
+    path = Path(path)
+    if path.suffix not in (".h5", ".hdf5"):
+        return open_volume(path)
+    labels = open_labels(path)
+    place = {
+        name: tuple(np.asarray(labels.file.attrs.get(name, (0, 0, 0))).tolist())
+        for name in ("voxel_size", "origin", "nstart")
+    }
+    return Volume(data=labels, path=path, **place)
+
+
 class Mask:
     """A mask that is read where it is sliced; see open_mask."""
 
