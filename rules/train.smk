@@ -21,6 +21,7 @@ from cryoseg.job_resources import (
 )
 
 NOISY = {"noisy": "<noisy>/{tomogram}<noisy_ending>"} if config["noisy"] else {}
+PRETRAINED = {"pretrained": "<pretrained>"} if config["pretrained"] else {}
 
 voxels = partial(voxel_count, config["volume"])
 
@@ -102,8 +103,8 @@ rule cut_patches:
 rule train_model:
     """Train a model on the patches of all tomograms."""
     input:
+        **PRETRAINED,
         patches=lambda wildcards: config["patches"],
-        pretrained=lambda wildcards: config["pretrained"],
     output:
         checkpoint="<models>/model_best.ckpt",
     log:

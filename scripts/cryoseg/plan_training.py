@@ -44,6 +44,8 @@ def training(stages, name):
         paths |= {"unfiltered": filtered[0], "unfiltered_ending": filtered[1]}
     if noisy:
         paths |= {"noisy": noisy[0], "noisy_ending": noisy[1]}
+    if pretrained:
+        paths |= {"pretrained": stages.checkpoint(pretrained)}
     return {
         "paths": paths | records(name),
         "filtered": filtered is not None,
@@ -54,7 +56,7 @@ def training(stages, name):
         "train": {"config": training_configuration(stages, name)},
         "patches": with_aliases({"patches": patches}, awkward)["patches"],
         "aliases": awkward,
-        "pretrained": [stages.checkpoint(pretrained)] if pretrained else [],
+        "pretrained": pretrained is not None,
         "log_dir": folders["logs"],
         "continue_training": entry["continue_training"],
         "speed": _as_resources(entry),
