@@ -287,3 +287,36 @@ def _squares_to_the_unknown(labels):
         beyond = (steps**2).clamp(max=FAR).to(torch.uint8)
         squares = torch.minimum(squares, beyond.view([-1 if a == axis else 1 for a in range(4)]))
     return squares
+
+
+def augment(images, labels, stored, draws, channels):
+    """Augment a batch: image, labels and distance targets move together.
+
+    images:   (N, 1, Z, Y, X) float32, 0 to 1
+    labels:   (N, Z, Y, X) uint8
+    stored:   {n: int8 (channels, Z, Y, X)}, signed squared distances of the samples that are not
+              resampled; None where no distances are wanted
+    draws:    N times Draw
+    channels: of the network
+    Returns images, labels, signed squared distances (N, channels, Z, Y, X) int8, and where those
+    are true (bool, same shape); the last two are None where no distances are wanted.
+    """
+    images, labels = augment_image(images, draws), labels.clone()
+    moved = [n for n, chosen in enumerate(draws) if chosen.resampled]
+    if moved:
+        some = resample(images[moved], labels[moved], [draws[n] for n in moved])
+        images[moved], labels[moved] = some
+    for n, chosen in enumerate(draws):
+        if not chosen.resampled:
+            images[n] = flip(images[n], chosen.flips)
+            labels[n] = flip(labels[n], chosen.flips)
+    if stored is None:
+        return images, labels, None, None
+    shape = (len(labels), channels, *labels.shape[1:])
+    distances = torch.empty(shape, dtype=torch.int8, device=labels.device)
+    known = (labels != IGNORED)[:, None].repeat(1, channels, 1, 1, 1)
+    for n, exact in stored.items():
+        distances[n] = flip(exact, draws[n].flips)
+    if moved:
+        distances[moved], known[moved] = derive_distances(labels[moved], channels)
+    return images, labels, distances, known
