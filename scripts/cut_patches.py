@@ -9,7 +9,7 @@ from cryoseg.checks import check_alike, check_intensities
 from cryoseg.distances import FAR, class_labels, open_distances
 from cryoseg.joblog import log_to
 from cryoseg.labels import ClassLabels
-from cryoseg.patches import PatchWriter, count_labels, patch_corners
+from cryoseg.patches import INTEGERS, INTENSITIES, PatchWriter, count_labels, patch_corners
 from cryoseg.volumes import open_volume, written_aside
 
 log = logging.getLogger("cryoseg")
@@ -49,9 +49,9 @@ def cut_patches(tomogram, labels, distances, patches, noisy=None, *, settings):
         PatchWriter(aside, name, image.shape, patch_size, *table, about) as writer,
     ):
         for dataset, volume in volumes.items():
-            writer.write(dataset, volume)
-        writer.write("labels", classes)
-        writer.write("distances", stored, fill=-FAR)
+            writer.write(dataset, volume, INTENSITIES)
+        writer.write("labels", classes, INTEGERS)
+        writer.write("distances", stored, INTEGERS, fill=-FAR)
 
 
 if __name__ == "__main__":
