@@ -131,7 +131,7 @@ def write_distances(path, labels, out_channels, attributes):
 
     attributes: text, numbers or sequences of numbers
     """
-    with h5py.File(path, "w", libver=("earliest", "v110"), rdcc_nbytes=0) as file:
+    with h5py.File(path, "w", rdcc_nbytes=0) as file:
         file.attrs.update(attributes)
         stored = file.create_dataset(
             "distances",

@@ -104,7 +104,7 @@ class PatchWriter:
     """
 
     def __init__(self, path, name, shape, patch_size, corners, label_counts, attributes):
-        self._file = h5py.File(path, "w", libver=("earliest", "v110"), **NO_CACHE)
+        self._file = h5py.File(path, "w", **NO_CACHE)
         self._file["corners"] = np.asarray(corners, np.int32)
         self._file["label_counts"] = np.asarray(label_counts, np.int64)
         self._file.attrs.update(attributes | {"tomogram": name, "patch_size": patch_size})
@@ -174,7 +174,7 @@ class PatchFile:
     corners:      (N, 3) integers, z y x, lowest voxel of each patch
     label_counts: (N, out_channels) voxels of each class in each patch; with one channel, those
                   of the object (label 1). What is ignored (255) is in none.
-    lowest, highest: intensities of the tomogram, where patches are
+    lowest, highest: intensities of the whole tomogram
     has_noisy:    whether there is a noisy version of the tomogram
     """
 
