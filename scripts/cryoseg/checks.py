@@ -81,18 +81,19 @@ def check_intensities(name, volume, lowest=-np.inf, highest=np.inf):
 def check_alike(name, tomogram, what, other):
     """Raise InputError unless what belongs to a tomogram has its shape; warn of other voxel sizes.
 
-    name: of the tomogram; what: what messages call the other volume; a voxel size of 0 is unknown
+    name: of the tomogram; what: of the other volume, with its verb, e.g. "labels are"
+    A voxel size of 0 is unknown.
     """
     if other.shape != tomogram.shape:
         raise InputError(
-            f"{name}: {what} are {_text(other.shape)}, tomogram is {_text(tomogram.shape)}; they "
-            "must match"
+            f"{name}: {what} {_text(other.shape)}, tomogram is {_text(tomogram.shape)}; they must "
+            "match"
         )
     sizes = np.array([tomogram.voxel_size, other.voxel_size])
     if sizes.all() and not np.allclose(*sizes, rtol=0.01):
         log.warning(
-            "%s: voxels of %s are %s Angstrom, those of the tomogram %s; they are taken for the "
-            "same voxels", name, what, _text(sizes[1]), _text(sizes[0]),
+            "%s: %s of voxels of %s Angstrom, tomogram is of %s; taken for the same voxels",
+            name, what, _text(sizes[1]), _text(sizes[0]),
         )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ five voxels, so the signed square fits eight bits: -25 to 25, positive inside.
 
 from itertools import product
 
-import edt
 import h5py
 import hdf5plugin
 import numpy as np
@@ -17,9 +16,8 @@ from cryoseg.joblog import progress
 # Voxels; what is farther from a boundary looks the same.
 REACH = 5
 FAR = REACH**2
-# With their halos, blocks of this edge stay in a processor's cache. Two chunks of a patch file.
+# With their halos, blocks of this edge stay in a processor's cache.
 BLOCK = 64
-CHUNK = 32
 
 
 def clipped_distance(signed_squared):
@@ -45,30 +43,59 @@ def signed_squared_distances(labels, out_channels):
     The volume's faces are no boundary: an object that they cut goes on.
     """
     distances = np.full((out_channels, *labels.shape), -FAR, np.int8)
-    # Each label's distance to all others in one go; 255 wraps around to what has none.
-    inside = _squared_distances(labels + np.uint8(1))
-    for channel, label in enumerate(class_labels(out_channels)):
-        mask = labels == label
-        if mask.any():
-            box = _surroundings(mask)
-            outside = _squared_distances((~mask[box]).view(np.uint8))
-            distances[channel][box] = np.where(mask[box], inside[box], -outside)
+    # Of every label that is there: what lies inside one lies outside all others.
+    channels = {label: channel for channel, label in enumerate(class_labels(out_channels))}
+    inside = np.full(labels.shape, FAR, np.uint8)
+    masks = {label: labels == label for label in np.flatnonzero(np.bincount(labels.ravel()))}
+    for label, mask in masks.items():
+        box = _where_it_matters(mask)
+        outside = _squares_to(mask[box])
+        np.minimum(inside[box], outside, out=inside[box], where=~mask[box])
+        if label in channels:
+            np.negative(
+                outside, out=distances[channels[label]][box], dtype=np.int8, casting="unsafe"
+            )
+    for label, channel in channels.items():
+        if label in masks:
+            np.copyto(distances[channel], inside, where=masks[label], casting="unsafe")
     return distances
 
 
-def _squared_distances(regions):
-    """Squared distance to the nearest voxel of another region, 0 in region 0; at most 25, int8."""
-    squares = edt.edtsq(np.ascontiguousarray(regions))
-    return np.minimum(squares, FAR, out=squares).astype(np.int8)
+def _squares_to(mask):
+    """Squared distance to the nearest voxel of a mask (Z, Y, X), 25 at most: uint8.
+
+    The squares add up over the axes, so the smallest sum is found axis by axis; steps of five
+    voxels need not be tried. On a few bytes this is several times as fast as exact transforms
+    for any distance.
+    """
+    squares = np.where(mask, np.uint8(0), np.uint8(FAR))
+    for axis in range(3):
+        nearest = squares.copy()
+        for step in range(1, min(REACH, squares.shape[axis])):
+            behind, ahead = [slice(None)] * 3, [slice(None)] * 3
+            behind[axis], ahead[axis] = slice(None, -step), slice(step, None)
+            farther = squares + np.uint8(step**2)
+            for here, there in ((behind, ahead), (ahead, behind)):
+                target = nearest[tuple(here)]
+                np.minimum(target, farther[tuple(there)], out=target)
+        squares = nearest
+    return squares
 
 
-def _surroundings(mask):
-    """The smallest box that holds a mask and what lies within reach of it, as slices."""
+def _where_it_matters(mask):
+    """The box around a mask and all within reach of it and of what is outside it, as slices.
+
+    Elsewhere voxels are far from the mask, or deep inside it.
+    """
     box = []
     for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        found = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(max(0, found[0] - REACH), found[-1] + 1 + REACH))
+        across = tuple(other for other in range(3) if other != axis)
+        lows, highs = [], []
+        for somewhere in (mask.any(axis=across), ~mask.all(axis=across)):
+            found = np.flatnonzero(somewhere)
+            lows.append(found[0] - REACH if found.size else mask.shape[axis])
+            highs.append(found[-1] + 1 + REACH if found.size else 0)
+        box.append(slice(max(0, *lows), min(highs)))
     return tuple(box)
 
 
@@ -104,15 +131,15 @@ def write_distances(path, labels, out_channels, attributes):
 
     attributes: text, numbers or sequences of numbers
     """
-    with h5py.File(path, "w", libver=("earliest", "v110"), rdcc_nbytes=0) as file:
+    with h5py.File(path, "w", rdcc_nbytes=0) as file:
         file.attrs.update(attributes)
         stored = file.create_dataset(
             "distances",
             shape=(out_channels, *labels.shape),
             dtype=np.int8,
-            chunks=(1, *(min(CHUNK, size) for size in labels.shape)),
+            chunks=(1, *(min(BLOCK, size) for size in labels.shape)),
             fillvalue=-FAR,
-            **hdf5plugin.Blosc2(cname="zstd", clevel=1, filters=hdf5plugin.Blosc2.BITSHUFFLE),
+            **hdf5plugin.LZ4(),
         )
         for box, distances in distance_blocks(labels, out_channels):
             for channel, values in enumerate(distances):
