@@ -128,5 +128,20 @@ def _load_heads(network, state, path):
             logger.warning("%s: its %s has other sizes, so ours starts at random", path, head)
 
 
+def load_weights(network, path):
+    """Take over all weights of a training's checkpoint.
+
+    Raises InputError where they are those of another network.
+    """
+    state, _ = read_checkpoint(path)
+    own = network.state_dict()
+    if {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in own.items()}:
+        raise InputError(
+            f"{path}: its network has other sizes than the one to be trained, so "
+            "continue_training cannot use it; set continue_training to false"
+        )
+    network.load_state_dict(state)
+
+
 def _shape(tensor):
     return "nothing" if tensor is None else tuple(tensor.shape)

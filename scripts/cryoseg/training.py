@@ -94,6 +94,7 @@ class SegmentationTraining(lightning.LightningModule):
             images.clamp(0, 1), batch.labels, stored, batch.draws, self.channels
         )
         images = (images - data["mean"]) / data["std"]
+        images = images.to(memory_format=torch.channels_last_3d)
         target = None if squares is None else scaled_distance(squares)
         return images, labels, target, known
 
@@ -170,7 +171,9 @@ class SegmentationTraining(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint):
         """Give the weights the names that CryoSiam's checkpoints have."""
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k.removeprefix("network."): v for k, v in state.items()}
+        checkpoint["state_dict"] = {
+            name.removeprefix("network."): weights.contiguous() for name, weights in state.items()
+        }
 
     def on_load_checkpoint(self, checkpoint):
         checkpoint["state_dict"] = {f"network.{k}": v for k, v in checkpoint["state_dict"].items()}

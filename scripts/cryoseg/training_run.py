@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from cryoseg.augmentation import Transforms
 from cryoseg.devices import choose_dtype
 from cryoseg.errors import InputError
+from cryoseg.splits import split_corners, split_tomograms
 from cryoseg.training import SegmentationTraining
 from cryoseg.training_callbacks import Checkpoints, History, WrittenAsideIO
 from cryoseg.training_data import (
@@ -25,7 +26,15 @@ from cryoseg.training_data import (
 from cryoseg.training_figures import draw_samples, save_figure
 
 SAMPLES_SHOWN = 8
+MOST_READERS = 8
 PRECISIONS = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+
+
+def reading_processes(asked, threads):
+    """How many processes read patches: a number that was asked for, or "auto"."""
+    if asked != "auto":
+        return int(asked)
+    return max(0, min(MOST_READERS, (threads or torch.get_num_threads()) - 1))
 
 
 def transforms_of(config):
@@ -50,6 +59,35 @@ def make_datasets(files, train, validation, config, cache_rate=0.0):
     )
 
 
+def split_patches(files, config):
+    """Divide patches into those to train and those to validate with, by tomogram.
+
+    files: PatchFile objects, in any order
+    A single tomogram is divided by region, a patch apart.
+    Returns two (N, 2) integer arrays: file and patch of each sample. Raises InputError where
+    nothing is left to train with.
+    """
+    places = {file.name: place for place, file in enumerate(files)}
+    ending, ratio = config["file_extension"], config["validation_ratio"]
+    val_names = config["val_files"]
+    if val_names is not None:
+        val_names = [name.removesuffix(ending) for name in val_names]
+    if len(files) == 1 and not val_names:
+        file = files[0]
+        parts = split_corners(file.corners, file.patch_size, file.shape, ratio)
+        chosen = [[(0, int(patch)) for patch in part] for part in parts]
+    else:
+        parts = split_tomograms(sorted(places), val_names, ratio, config["seed"])
+        chosen = [[(places[n], p) for n in part for p in range(len(files[places[n]]))]
+                  for part in parts]  # fmt: skip
+    if not chosen[0]:
+        raise InputError(
+            f"no patch is left to train with, of {', '.join(sorted(places))}; give more tomograms, "
+            "or set remove_only_background to false"
+        )
+    return tuple(np.array(part, np.int64).reshape(-1, 2) for part in chosen)
+
+
 def check_patches(files, config, sizes):
     """Raise InputError where patches do not fit the network."""
     wanted = config["parameters"]
@@ -64,7 +102,7 @@ def check_patches(files, config, sizes):
                 f"parameters.data.patch_size is {list(file.patch_size)}; its edges must be "
                 f"multiples of {sizes.stride}, the network's stride"
             )
-        if wanted["transforms"]["use_noisy_input"] and file.noisy(0) is None:
+        if wanted["transforms"]["use_noisy_input"] and not file.has_noisy:
             raise InputError(
                 f"{file.name}: use_noisy_input is true and its patches have no noisy input; set "
                 "noisy_data_folder, or use_noisy_input to false"
@@ -125,10 +163,10 @@ def train(
                 trainer.global_rank,
                 trainer.world_size,
                 pin,
-            )  # fmt: skip
+            )
         )
-    if device.type == "cuda":
-        network.to(memory_format=torch.channels_last_3d)
+    # The layout in which devices compute 16-bit convolutions fastest.
+    network.to(memory_format=torch.channels_last_3d)
     trainer.fit(module, *loaders, ckpt_path=start, weights_only=True)
     return trainer
 
