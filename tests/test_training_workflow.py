@@ -164,6 +164,7 @@ def test_a_model_is_trained_and_predicts(finished):
     log_dir = finished.folder / "runs" / "semantic"
     for name in ("model/model_best.ckpt", "model/last.ckpt", "metrics.csv", "split.json"):
         assert (log_dir / name).stat().st_size
+    assert list((log_dir / "model").glob("model_best-*.ckpt"))
     for name in NAMES:
         assert finished.labels("semantic", name).shape == SHAPE
         with h5py.File(finished.folder / "patches" / f"{name}_patches.h5") as file:
@@ -182,17 +183,10 @@ def test_a_second_run_has_nothing_to_do(finished):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"hyper_parameters__lr": 0.01},
-        {"hyper_parameters__max_epochs": 2},
-        {"parameters__transforms__flip": False},
-        {"val_files": None},
-        {"seed": 3},
-    ],
+    [{"hyper_parameters__lr": 0.01}, {"parameters__transforms__flip": False}, {"val_files": None}],
 )
 def test_what_matters_to_the_training_alone_runs_only_the_training(lab, change):
     lab.write_training(**change)
-    assert lab.plan("train") == {TRAIN}
     assert lab.plan() == {TRAIN} | ON_MODEL
 
 
@@ -252,9 +246,6 @@ def test_order_spelling_and_speed_rerun_nothing(lab):
 def test_a_deleted_model_is_brought_back(lab):
     (lab.folder / MODEL).unlink()
     assert lab.plan("train") == {TRAIN}
-    lab.run("train")
-    assert (lab.folder / MODEL).stat().st_size
-    assert list((lab.folder / "runs/semantic/model").glob("model_best-*.ckpt"))
 
 
 # What goes wrong
