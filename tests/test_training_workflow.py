@@ -290,9 +290,20 @@ def test_labels_are_made_from_positions_and_masks_and_trained_on(empty):
     files = ["TS_1.mrc", "TS_10.mrc"]
     spheres = {"kind": "particles", "tomograms": RAW, "positions": "positions.csv", "radius": 40}
     merge = {"kind": "merge", "folders": {2: "labels/spheres", 1: "labels/masks"}}
+    with mrcfile.new(empty.folder / "average.mrc") as mrc:
+        mrc.set_data(np.pad(np.ones((5, 5, 5), np.float32), 1))
+        mrc.voxel_size = 10
+    columns = "TomoName ClassNumber CoordinateX CoordinateY CoordinateZ AngleRot AngleTilt AnglePsi"
+    lines = ["data_particles", "", "loop_", *(f"_rln{column}" for column in columns.split())]
+    lines += [f"TS_1 2 12 10 {z} 0 0 0" for z in (6, 14)]
+    (empty.folder / "refined.star").write_text("\n".join(lines) + "\n")
+    shapes = spheres | {"kind": "averages", "averages": "average.mrc", "threshold": 0.5}
+    shapes["positions"] = "refined.star"
+    del shapes["radius"]
     config = yaml.safe_load((empty.folder / "config" / "config.yaml").read_text())
     config["label"] = {
         "spheres": spheres | {"files": files, "output_path": "labels/spheres"},
+        "shapes": shapes | {"files": ["TS_1.mrc"], "output_path": "labels/shapes"},
         "both": merge | {"files": files, "output_path": "labels/both"},
     }
     empty.write_config(**config)
@@ -303,11 +314,13 @@ def test_labels_are_made_from_positions_and_masks_and_trained_on(empty):
         train_files=["TS_1.mrc"],
     )
     made = steps(["spheres_label_particles", "both_merge_labels"], ["TS_1", "TS_10"])
-    assert empty.plan("label") == made
+    assert empty.plan("label") == made | {("shapes_label_averages", "TS_1")}
     prepared = ["raw_scale_tomogram", "semantic_measure_distances", "semantic_cut_patches"]
     wanted = made | steps(prepared, ["TS_1", "TS_10"]) | {TRAIN}
     assert empty.plan("train") == wanted
-    empty.run("patches/TS_1_patches.h5")
+    empty.run("patches/TS_1_patches.h5", "labels/shapes/TS_1.mrc")
+    with mrcfile.open(empty.folder / "labels/shapes/TS_1.mrc") as mrc:
+        assert (mrc.data == 2).sum() == 2 * 5**3
     with mrcfile.open(empty.folder / "labels/both/TS_1.mrc") as mrc:
         assert set(np.unique(mrc.data)) == {0, 1, 2}
         assert mrc.voxel_size.x == 10
