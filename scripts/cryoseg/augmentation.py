@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from cryoseg.losses import DISTANCE_REACH, IGNORED
+from cryoseg.labels import IGNORED
+from cryoseg.losses import DISTANCE_REACH
 
 # Probabilities of CryoSiam's transforms, and of its noisy input.
 PROBABILITY = 0.8

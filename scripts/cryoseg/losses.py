@@ -7,7 +7,8 @@ several processes, add up to the very loss of the whole batch.
 import torch
 from torch.nn import functional as F
 
-IGNORED = 255  # label of voxels whose class nobody knows
+from cryoseg.labels import IGNORED
+
 DISTANCE_REACH = 5  # voxels; distances beyond count as this far
 # What keeps the Dice of a patch without any class defined.
 SMOOTHING = 1e-5

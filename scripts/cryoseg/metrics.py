@@ -2,7 +2,7 @@
 
 import torch
 
-from cryoseg.losses import IGNORED
+from cryoseg.labels import IGNORED
 
 
 def confusion(predicted, labels, classes):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cryoseg.losses import IGNORED
+from cryoseg.labels import IGNORED
 from cryoseg.volumes import written_aside
 
 
