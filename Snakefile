@@ -1,7 +1,7 @@
 """cryoseg: from a folder of tomograms to lamella masks and voxel-wise classes.
 
-What can be asked for stands in rules/targets.smk: all, simulate, scale, predict, demo. What there
-is to do stands in config/config.yaml; each entry there is one use of a file in rules/.
+What can be asked for stands in rules/targets.smk: all, simulate, scale, label, train, predict, demo.
+What there is to do stands in config/config.yaml; each entry there is one use of a file in rules/.
 """
 
 from snakemake.utils import min_version
@@ -50,6 +50,38 @@ for entry in STAGES.scale:
             "rules/scale.smk"
         config:
             given
+
+    use rule * from entry_module as prefix*
+
+
+for entry in STAGES.label:
+    given, prefix, entry_module = plan.labelling(STAGES, entry), f"{entry}_", f"label_{entry}"
+
+    module:
+        name: entry_module
+        pathvars:
+            **given["paths"],
+        snakefile:
+            "rules/labels.smk"
+        config:
+            given
+
+    use rule * from entry_module as prefix*
+
+
+for entry in STAGES.train:
+    given, prefix, entry_module = plan.training(STAGES, entry), f"{entry}_", f"train_{entry}"
+
+    module:
+        name: entry_module
+        pathvars:
+            **given["paths"],
+        snakefile:
+            "rules/train.smk"
+        config:
+            given
+        replace_prefix:
+            given["aliases"]
 
     use rule * from entry_module as prefix*
 

@@ -41,7 +41,7 @@ rule inspect_model:
         "../envs/cryoseg.yaml"
     resources:
         # Resources, so that another postprocessing is no reason to compute scores anew.
-        **config["labelling"],
+        **config["asked_of_model"],
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=10,
     params:

@@ -26,6 +26,18 @@ rule scale:
         lambda wildcards: files("scale"),
 
 
+rule label:
+    """Make labels from positions of particles or from masks of one class each."""
+    input:
+        lambda wildcards: files("label"),
+
+
+rule train:
+    """Train all models."""
+    input:
+        lambda wildcards: files("train"),
+
+
 rule predict:
     """Predict all stages: lamella masks, classes."""
     input:

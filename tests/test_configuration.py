@@ -313,11 +313,11 @@ def test_merged_yaml_keys_are_not_called_double(tmp_path):
 
 def test_unknown_sections_and_bad_names_are_named(lab):
     lab.write("lamella.yaml", yaml.safe_dump(LAMELLA).encode())
-    content = {"predict": {"la mella": "lamella.yaml"}, "train": {}, "sclae": {}}
+    content = {"predict": {"la mella": "lamella.yaml"}, "report": {}, "sclae": {}}
     with pytest.raises(InputError) as caught:
         read_configuration(content)
     text = str(caught.value)
-    assert "train is not a known key; known are simulate, scale, predict" in text
+    assert "report is not a known key; known are simulate, scale, label, train, predict" in text
     assert "sclae is not a known key; did you mean scale?" in text
     assert "predict.la mella: a name must be of letters, digits and _" in text
 

@@ -197,17 +197,38 @@ def test_a_configuration_file_of_the_command_line_stands_alone(empty):
     assert "semantic" not in rules
 
 
+@pytest.mark.parametrize("text", ["{}", "scale:\n", "unknown: 1\n"])
+def test_a_configuration_file_without_anything_to_do_does_not_start_the_labs_own(empty, text):
+    (empty.folder / "other.yaml").write_text(text)
+    shown = empty.run("-n", "--configfile", "other.yaml", fails=True)
+    assert "other.yaml: " in shown
+    assert "names nothing to do" in shown
+    assert "Traceback" not in shown
+    assert "score_voxels" not in shown
+
+
 def test_a_value_of_the_command_line_does_not_hide_the_configuration(empty):
     shown = empty.run("-n", "--config", "scale={raw: {input_path: x}}", fails=True)
     assert "output_path is missing" in shown  # scale alone, so config.yaml is not read
     shown = empty.run("-n", "--config", "thrshold=1", fails=True)
     assert "1 mistake in the configuration" in shown
-    assert "thrshold is not a known key; known are simulate, scale, predict" in shown
+    assert "thrshold is not a known key; known are simulate, scale, label, train, predict" in shown
 
 
 def test_a_target_without_anything_to_make_is_an_error(empty):
-    shown = empty.run("-n", "demo", fails=True)
-    assert "the configuration names nothing for the target demo" in shown
+    for dry in (["-n"], []):
+        shown = empty.run(*dry, "--", "demo", fails=True)
+        assert "the configuration names nothing for the target demo" in shown
+        assert "Traceback" not in shown
+    assert len(empty.plan()) == 17  # no lock was left behind
+
+
+@pytest.mark.parametrize("name", ["TS_" + 30 * "0", 25 * "ab", 101 * "x"])
+def test_a_name_with_many_repeats_is_a_name(empty, name):
+    empty.write_tomogram(name)
+    assert steps(ALL_STEPS, [name]) < empty.plan()
+    empty.run(f"scaled/{name}.mrc")
+    assert (empty.folder / "scaled" / f"{name}.mrc").exists()
 
 
 def test_keys_without_effect_are_named(empty):

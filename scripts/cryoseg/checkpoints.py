@@ -184,3 +184,16 @@ def load_network(path):
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def read_callback_state(path, callback):
+    """What a callback of our own left in a checkpoint that we wrote; None if it left nothing.
+
+    Raises InputError for a file that is no checkpoint, or one that others wrote.
+    """
+    _check_archive(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: not a checkpoint that cryoseg wrote ({error})") from error
+    return content.get("callbacks", {}).get(callback)

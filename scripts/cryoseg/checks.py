@@ -47,10 +47,11 @@ def survey(volume, lowest, highest):
     return found
 
 
-def check_intensities(name, volume, lowest, highest):
-    """Raise InputError if a tomogram cannot be scored; log a warning if it is doubtful.
+def check_intensities(name, volume, lowest=-np.inf, highest=np.inf):
+    """Raise InputError if a network cannot be given a tomogram; log a warning if it is doubtful.
 
     name: what messages call it; lowest, highest: the stage's parameters.data.min and max
+    Returns its Intensities.
     """
     found = survey(volume, lowest, highest)
     if found.not_finite:
@@ -74,3 +75,27 @@ def check_intensities(name, volume, lowest, highest):
         )
     if share > WARN_OUTSIDE:
         log.warning("%s; these are clipped", text)
+    return found
+
+
+def check_alike(name, tomogram, what, other):
+    """Raise InputError unless what belongs to a tomogram has its shape; warn of other voxel sizes.
+
+    name: of the tomogram; what: of the other volume, with its verb, e.g. "labels are"
+    A voxel size of 0 is unknown.
+    """
+    if other.shape != tomogram.shape:
+        raise InputError(
+            f"{name}: {what} {_text(other.shape)}, tomogram is {_text(tomogram.shape)}; they must "
+            "match"
+        )
+    sizes = np.array([tomogram.voxel_size, other.voxel_size])
+    if sizes.all() and not np.allclose(*sizes, rtol=0.01):
+        log.warning(
+            "%s: %s of voxels of %s Angstrom, tomogram is of %s; taken for the same voxels",
+            name, what, _text(sizes[1]), _text(sizes[0]),
+        )  # fmt: skip
+
+
+def _text(numbers):
+    return " x ".join(f"{number:g}" for number in numbers)

@@ -1,7 +1,8 @@
 """The configuration of a workflow, read and checked as a whole.
 
-config/config.yaml names entries under simulate, scale and predict; those under predict are
-CryoSiam's own files. Everything that is wrong anywhere is reported at once, before any job.
+config/config.yaml names entries under simulate, scale, label, train and predict; those under train
+and predict are CryoSiam's own files. Everything that is wrong anywhere is reported at once, before
+any job.
 """
 
 from cryoseg import schema_check
@@ -11,7 +12,9 @@ from cryoseg.folders import spelled
 from cryoseg.stages import Stages
 from cryoseg.yaml_files import read_yaml
 
-SECTIONS = ("simulate", "scale", "predict")
+SECTIONS = ("simulate", "scale", "label", "train", "predict")
+# Sections whose entries are files of their own, and the schema of these.
+FILES = {"train": "training", "predict": "prediction"}
 
 
 def read_configuration(content, files=(), on_disk=True):
@@ -27,20 +30,22 @@ def read_configuration(content, files=(), on_disk=True):
     where = ", ".join(files) or "the configuration"
     entries, found = schema_check.check(content, schema_check.schema("config"))
     mistakes = [*_syntax_mistakes(files), *(f"{where}: {sentence}" for _, sentence in found)]
-    if not found and not any(entries.values()):
+    nothing = not any(entries.values())
+    if nothing and all(len(keys) == 1 and keys[0] not in SECTIONS for keys, _ in found):
         mistakes.append(f"{where}: names nothing to do; fill in one of {', '.join(SECTIONS)}")
-    stages, notes = Stages(entries["simulate"], entries["scale"]), []
-    for name, file in entries["predict"].items():
-        stage, stage_mistakes, stage_notes = _read_stage(file)
-        if stage is not None:
-            stages.predict[name] = stage
-        mistakes += stage_mistakes
-        notes += stage_notes
-    begins = {("predict", name): f"{file}: " for name, file in entries["predict"].items()} | {
-        (section, name): f"{where}: {section}.{name}."
-        for section in ("simulate", "scale")
-        for name in entries[section]
-    }
+    stages, notes = Stages(simulate=entries["simulate"], scale=entries["scale"]), []
+    begins = {(section, name): f"{where}: {section}.{name}." for section, name in _names(entries)}
+    for section, name in _names(entries, ("label", *FILES)):
+        entry = entries[section][name]
+        if section in FILES:
+            begins[section, name] = f"{entry}: "
+            content, sentences, idle = _read_file(entry, FILES[section])
+        else:
+            content, sentences, idle = _read_labels(entry, begins[section, name])
+        if content is not None:
+            getattr(stages, section)[name] = content
+        mistakes += sentences
+        notes += idle
     mistakes += find_mistakes(stages, begins, on_disk)
     if mistakes:
         raise InputError(_report(mistakes))
@@ -61,13 +66,27 @@ def _syntax_mistakes(files):
             yield from str(error).splitlines()
 
 
-def _read_stage(file):
-    """(stage with all defaults, or None; mistakes; notes) of a prediction configuration."""
+def _names(entries, sections=SECTIONS):
+    return [(section, name) for section in sections for name in entries[section]]
+
+
+def _read_labels(entry, begin):
+    """As _read_file, of an entry under label."""
+    kinds = schema_check.schema("label")["properties"]
+    kind = entry.get("kind")
+    known = isinstance(kind, str) and kind in kinds
+    only_kind = {"properties": {"kind": kinds["merge"]["properties"]["kind"]}, "required": ["kind"]}
+    content, mistakes = schema_check.check(entry, kinds[kind] if known else only_kind)
+    return content if known else None, [begin + sentence for _, sentence in mistakes], []
+
+
+def _read_file(file, kind):
+    """(content with all defaults, or None; mistakes; notes) of a configuration file."""
     try:
         content = read_yaml(file)
     except InputError as error:
         return None, str(error).splitlines(), []
-    rules = schema_check.schema("prediction")
+    rules = schema_check.schema(kind)
     stage, mistakes = schema_check.check(content, rules)
     idle = [f"{key} ({reason})" for key, reason in schema_check.without_effect(content, rules)]
     notes = [f"{file}: without effect here: {', '.join(idle)}"] if idle else []

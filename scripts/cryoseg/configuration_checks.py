@@ -1,11 +1,40 @@
 """What can be wrong with a configuration beyond single values: order, folders and files."""
 
-import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 
 from cryoseg import folders
-from cryoseg.folders import VARIABLE, WILDCARD, identity, nearest, some, unusable
+from cryoseg.folders import VARIABLE, identity, some, unusable, unusable_path
+from cryoseg.label_checks import label_file_mistakes, labelling_mistakes, merge_mistakes
+from cryoseg.prediction_checks import stage_mistakes
+from cryoseg.training_checks import (
+    checkpoint_mistakes,
+    training_file_mistakes,
+    training_mistakes,
+)
+
+# The key of the tomograms that an entry reads, by section.
+TOMOGRAM_KEYS = {
+    "scale": "input_path",
+    "label": "tomograms",
+    "train": "data_folder",
+    "predict": "data_folder",
+}
+# Keys of the other folders that an entry reads, and what must lie there.
+OTHER_KEYS = {
+    "train": {
+        "noisy_data_folder": "tomograms",
+        "labels_folder": "labels",
+        "labels_folder_for_filtering": "labels",
+    },
+    "predict": {"mask_folder": "labels"},
+}
+CHECKPOINT_KEYS = {"train": "pretrained_model", "predict": "trained_model"}
+FILE_MISTAKES = {
+    "label": label_file_mistakes,
+    "train": training_file_mistakes,
+    "predict": stage_mistakes,
+}
 
 
 def find_mistakes(stages, files, on_disk=True):
@@ -26,21 +55,40 @@ def find_mistakes(stages, files, on_disk=True):
 def _disk_mistakes(stages, files):
     """Folders and files that are not there, or not as they must be."""
     for writer in stages.writers:
-        if "/" not in writer.key and (reason := folders.unwritable(writer.folder)):
+        own = writer.section == "train" or "/" not in writer.key
+        if own and (reason := folders.unwritable(writer.folder)):
             yield f"{files[writer.section, writer.name]}{writer.key} {reason}"
-    for name, entry in stages.scale.items():
-        if "input_path" in entry:
-            tomograms, begin = stages.tomograms_to_scale(name), files["scale", name]
-            extension = entry["file_extension"]
-            yield from _tomogram_mistakes(tomograms, extension, begin, "input_path")
-    for name, stage in stages.predict.items():
-        yield from _model_mistakes(stage, files["predict", name])
-        yield from _stage_mistakes(stages, name, files["predict", name])
+    for section, name, entry in _entries(stages):
+        begin, key = files[section, name], CHECKPOINT_KEYS.get(section)
+        if entry.get(key):
+            yield from checkpoint_mistakes(stages, entry[key], begin, key)
+        if entry.get("kind") == "merge":
+            yield from merge_mistakes(stages, name, begin)
+        elif TOMOGRAM_KEYS[section] in entry:
+            yield from _reading_mistakes(stages, section, name, begin)
+
+
+def _reading_mistakes(stages, section, name, begin):
+    """Tomograms and what belongs to them that an entry wants and will not find."""
+    entry, key = getattr(stages, section)[name], TOMOGRAM_KEYS[section]
+    tomograms = stages.tomograms_in(entry[key], entry["file_extension"])
+    mistakes = list(_tomogram_mistakes(tomograms, entry["file_extension"], begin, key))
+    yield from mistakes
+    # A folder that feeds this one may be unreadable too; that has been reported.
+    if not mistakes and tomograms.listable and section in FILE_MISTAKES:
+        yield from FILE_MISTAKES[section](stages, name, begin)
+
+
+def _entries(stages):
+    """(section, name, entry) of all entries that read something."""
+    for section in TOMOGRAM_KEYS:
+        for name, entry in getattr(stages, section).items():
+            yield section, name, entry
 
 
 def _name_mistakes(stages):
     """Names whose logs would share a folder where capitals do not count."""
-    for section in ("simulate", "scale", "predict"):
+    for section in ("simulate", *TOMOGRAM_KEYS):
         names = defaultdict(list)
         for name in getattr(stages, section):
             names[name.lower()].append(name)
@@ -74,6 +122,10 @@ def _value_mistakes(stages, files):
                 f"{files['predict', name]}parameters.data.min is {low:g} and max {high:g}; "
                 "min must be below max"
             )
+    for name, entry in stages.label.items():
+        yield from (files["label", name] + sentence for sentence in labelling_mistakes(entry))
+    for name, entry in stages.train.items():
+        yield from (files["train", name] + sentence for sentence in training_mistakes(entry))
 
 
 def _output_mistakes(stages, files):
@@ -81,7 +133,7 @@ def _output_mistakes(stages, files):
     by_folder = defaultdict(list)
     for writer in stages.writers:
         by_folder[identity(writer.folder)].append(writer)
-        if reason := unusable(writer.folder, VARIABLE, WILDCARD):
+        if reason := unusable_path(writer.folder):
             yield f"{files[writer.section, writer.name]}{writer.key} {writer.folder} {reason}"
     for same in (each for each in by_folder.values() if len(each) > 1):
         places = " and ".join(f"{writer}.{writer.key}" for writer in same)
@@ -90,67 +142,48 @@ def _output_mistakes(stages, files):
 
 def _input_mistakes(stages, files):
     """Folders that cannot be read because of what is written there, or because of their names."""
-    for section, name, key, folder in _inputs(stages):
+    for section, name, key, folder, wanted in _inputs(stages):
         begin = f"{files[section, name]}{key} {folder}"
         writer = stages.writer_of(folder)
-        if reason := unusable(folder, VARIABLE, WILDCARD):
+        if reason := unusable_path(folder):
             yield f"{begin} {reason}"
-        elif writer and (writer.section, writer.name) == (section, name):
+        elif writer is None:
+            continue
+        elif (writer.section, writer.name) == (section, name):
             yield f"{begin} is its {writer.key} too; its outputs would overwrite its inputs"
-        elif writer and writer.section == "predict" and key != "mask_folder":
-            yield f"{begin} is where {writer} writes; keep tomograms and predictions apart"
+        elif writer.holds != wanted and (wanted, writer.holds) != ("labels", "predictions"):
+            yield f"{begin} is where {writer} writes; keep {wanted} and {writer.holds} apart"
 
 
 def _inputs(stages):
-    """(section, name, key, folder) of every folder that a step reads."""
-    for name, entry in stages.scale.items():
-        if "input_path" in entry:
-            yield "scale", name, "input_path", entry["input_path"]
-    for name, stage in stages.predict.items():
-        for key in ("data_folder", "mask_folder"):
-            if stage.get(key):
-                yield "predict", name, key, stage[key]
+    """(section, name, key, folder, what it must hold) of every folder that a step reads."""
+    for section, name, entry in _entries(stages):
+        keys = {TOMOGRAM_KEYS[section]: "tomograms"} | OTHER_KEYS.get(section, {})
+        if entry.get("labels_folder_for_filtering"):
+            del keys["labels_folder"]  # it is written
+        for key, wanted in keys.items():
+            if entry.get(key):
+                yield section, name, key, entry[key], wanted
+        for folder in entry.get("folders", {}).values():
+            yield section, name, "folders", folder, "labels"
 
 
 def _circle(stages):
     """Steps that wait for each other."""
     needs = TopologicalSorter()
-    for section, name, _, folder in _inputs(stages):
+    for section, name, _, folder, _ in _inputs(stages):
         writer = stages.writer_of(folder)
         if writer and str(writer) != f"{section}.{name}":
             needs.add(f"{section}.{name}", str(writer))
+    for section, key in CHECKPOINT_KEYS.items():
+        for name, entry in getattr(stages, section).items():
+            if trainer := entry.get(key) and stages.trainer_of(entry[key]):
+                needs.add(f"{section}.{name}", f"train.{trainer}")
     try:
         needs.prepare()
     except CycleError as error:
         steps = " needs ".join(reversed(error.args[1]))
         yield f"{steps}: no step can be the first; change one of their folders"
-
-
-def _model_mistakes(stage, begin):
-    """A checkpoint that is not there."""
-    model = stage.get("trained_model")
-    if model is None:
-        return
-    if reason := unusable(model, VARIABLE, WILDCARD):
-        yield f"{begin}trained_model {model} {reason}"
-    if not os.path.isfile(model):
-        found = "is no file" if os.path.exists(model) else "does not exist"
-        yield f"{begin}trained_model {model} {found}; name the model's checkpoint (.ckpt)"
-
-
-def _stage_mistakes(stages, name, begin):
-    """Tomograms and masks that a prediction stage wants and will not find."""
-    stage = stages.predict[name]
-    if "data_folder" not in stage:
-        return
-    tomograms = stages.tomograms_to_predict(name)
-    mistakes = list(_tomogram_mistakes(tomograms, stage["file_extension"], begin, "data_folder"))
-    if mistakes or not tomograms.listable:  # a folder that feeds this one has been reported
-        yield from mistakes
-        return
-    yield from _test_file_mistakes(stage, tomograms, begin)
-    if stage["mask_folder"]:
-        yield from _mask_mistakes(stages, name, begin)
 
 
 def _tomogram_mistakes(tomograms, extension, begin, key):
@@ -170,37 +203,3 @@ def _tomogram_mistakes(tomograms, extension, begin, key):
     for name in tomograms.names:
         if reason := unusable(name, VARIABLE):
             yield f"{begin}{key} {folder}: the file name {name + extension!a} {reason}"
-
-
-def _test_file_mistakes(stage, tomograms, begin):
-    """Files that are asked for by name."""
-    known = [name + tomograms.extension for name in tomograms.names]
-    writer, folder = tomograms.writer, tomograms.folder
-    place = f"among the files that {writer} writes" if writer else f"in {folder}"
-    for file, count in Counter(stage["test_files"] or ()).items():
-        if file not in known:
-            yield f"{begin}test_files: {file} is not {place}{nearest(file, known)}"
-        if count > 1:
-            yield f"{begin}test_files: {file} is listed {count} times; once is enough"
-
-
-def _mask_mistakes(stages, name, begin):
-    """Tomograms without a mask."""
-    folder = stages.predict[name]["mask_folder"]
-    writer = stages.writer_of(folder)
-    if writer is None and (reason := folders.unreadable(folder)):
-        yield f"{begin}mask_folder is {folder}, {reason}"
-        return
-    place, ending = stages.masks(name)
-    written = set() if writer is None else stages.names_by(writer)
-    lacking = [
-        each
-        for each in stages.names_to_predict(name)
-        if each not in written and not os.path.exists(f"{place}/{each}{ending}")
-    ]
-    if lacking:
-        what = f"{writer} makes no mask" if writer else f"{place} holds no NAME{ending}"
-        yield (
-            f"{begin}mask_folder: {what} for {some(lacking)}; "
-            "make these masks, or leave the tomograms out with test_files"
-        )

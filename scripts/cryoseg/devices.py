@@ -64,6 +64,11 @@ def prepare_arithmetic():
     if hasattr(allocator, "mallopt"):  # the GNU C library
         allocator.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch reads it at its first allocation
+    keep_single_precision()
+
+
+def keep_single_precision():
+    """Compute products of float32 in float32: no TensorFloat-32 on GPUs."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 

@@ -75,6 +75,13 @@ def unusable(name, *forbidden):
     return found and f"holds {found[0]}, which Snakemake takes for a variable; rename it"
 
 
+def unusable_path(path):
+    """Why a path of the configuration cannot be used, as the end of a sentence, or None."""
+    if path.startswith("~"):  # what stands for someone's home was replaced when it was read
+        return f"begins with {path.split('/')[0]}, which is nobody's home; write the path in full"
+    return unusable(path, VARIABLE, WILDCARD)
+
+
 def endings(folder):
     """What the file names in a folder end in, for a message: ' (its files end in .rec, .txt)'."""
     found = sorted({os.path.splitext(name)[1] or name for name in file_names(folder)})

@@ -21,6 +21,14 @@ TILE_MB_PER_VOXEL, LARGEST_TILE_MB = 0.0015, 12_000
 COPIES_MB = 1000
 # Labels, components (4 bytes) and their work space.
 LABEL_BASE_MB, LABEL_MB_PER_VOXEL = 500, 10e-6
+# Labels, and the small volumes that are placed in them.
+PLACE_BASE_MB, PLACE_MB_PER_VOXEL = 800, 1e-6
+# Interpreter, PyTorch, Lightning; each process that reads patches.
+TRAIN_BASE_MB, WORKER_MB, MOST_WORKERS = 4000, 500, 8
+# Activations of the default network and their gradients, where it trains without a GPU.
+TRAIN_MB_PER_VOXEL = 0.006
+# A training goes on where it was cut short, so that it need not end within one job.
+LONGEST_TRAINING_MINUTES = 2880
 # Density, noise, and the Fourier transform of both.
 SIMULATE_BASE_MB, SIMULATE_MB_PER_VOXEL = 500, 60e-6
 # These read a volume slab by slab.
@@ -59,6 +67,24 @@ def label_memory(voxels, attempt):
 def simulate_memory(voxels, attempt):
     """MB for simulate_tomogram."""
     return attempt * int(SIMULATE_BASE_MB + SIMULATE_MB_PER_VOXEL * voxels)
+
+
+def place_memory(voxels, attempt):
+    """MB for label_particles and label_averages."""
+    return attempt * int(PLACE_BASE_MB + PLACE_MB_PER_VOXEL * voxels)
+
+
+def train_memory(job, attempt):
+    """MB of host memory for train_model.
+
+    job: {batch_size, patch_size (z, y, x), channels, device: as in the training's file}
+    """
+    voxels = prod(job["patch_size"]) * job["batch_size"]
+    # Image, noisy image, labels, distances, read ahead twice by each process.
+    batch_mb = voxels * (9 + job["channels"]) / 1e6
+    activations = TRAIN_MB_PER_VOXEL * voxels if job["device"] == "cpu" else 0
+    reading = MOST_WORKERS * (WORKER_MB + 2 * batch_mb)
+    return attempt * int(TRAIN_BASE_MB + reading + activations)
 
 
 def slabwise_minutes(voxels, attempt):

@@ -1,17 +1,25 @@
 """What the rules of each entry are given, and the files that can be asked for.
 
 Plain values only, each step with what it depends on and nothing else: a change in them is a reason
-to run the step again.
+to run the step again. plan_labels.py and plan_training.py do this for labels and trainings.
 """
 
 import json
 
-from cryoseg.errors import InputError
-from cryoseg.folders import WILDCARD, spelled
-from cryoseg.stages import Tomograms
+from cryoseg.folders import spelled
+from cryoseg.plan_labels import labelling
+from cryoseg.plan_parts import INTENSITY_KEYS, aliases, records, volume, with_aliases
+from cryoseg.plan_training import training
+from cryoseg.volume_folders import Tomograms
+
+__all__ = [
+    "aliases",
+    "labelling",
+    "training",
+    "with_aliases",
+]  # for the rules, which know this module only
 
 NETWORK_KEYS = ("in_channels", "spatial_dims", "out_channels")
-INTENSITY_KEYS = ("min", "max", "mean", "std")
 LABEL_KEYS = ("threshold", "postprocessing", "3d_postprocessing", "postprocessing_sizes")
 # Labels 1, 2, ... of simulated tomograms; see cryoseg.simulation.
 SIMULATED_CLASSES = ["membrane", "large particle", "small particle", "filament"]
@@ -34,7 +42,7 @@ def simulation(stages, name):
             "predictions": spelled(stages.predict[drawn]["prediction_folder"]),
         }
     return {
-        "paths": paths | _records(name),
+        "paths": paths | records(name),
         "settings": entry,
         "draw": None if drawn is None else {"class_names": SIMULATED_CLASSES},
         "volume": {"shape": entry["shape"], "files": []},
@@ -70,9 +78,9 @@ def scaling(stages, name):
     }
     keys = ("invert", "lower_end_percentage", "upper_end_percentage")
     return {
-        "paths": paths | _records(name),
+        "paths": paths | records(name),
         "settings": {key: entry[key] for key in keys},
-        "volume": _volume(tomograms),
+        "volume": volume(tomograms),
     }
 
 
@@ -84,33 +92,23 @@ def prediction(stages, name):
     paths = {
         "tomograms": tomograms.folder,
         "extension": tomograms.extension,
-        "checkpoint": spelled(stage["trained_model"]),
+        "checkpoint": stages.checkpoint(stage["trained_model"]),
         "predictions": spelled(stage["prediction_folder"]),
     }
     if masks := stages.masks(name):
         paths |= {"masks": masks[0], "mask_ending": masks[1]}
     intensities = {key: stage["parameters"]["data"][key] for key in INTENSITY_KEYS}
     return {
-        "paths": paths | _records(name),
+        "paths": paths | records(name),
         "masked": masks is not None,
         "mrc": stage["save_original_file_extension"],
-        "labelling": _labelling(network),
+        "asked_of_model": _asked_of_model(network),
         "inspect": {key: network[key] for key in NETWORK_KEYS},
         "score": {"data": intensities, "precision": speed["precision"]} | keep,
         "label": {key: network[key] for key in LABEL_KEYS} | _by_label(network) | keep,
         "speed": _as_resources(speed),
-        "volume": _volume(tomograms),
+        "volume": volume(tomograms),
     }
-
-
-def _records(name):
-    """Folders of logs and benchmarks of an entry."""
-    return {"logs": f"logs/{name}", "benchmarks": f"benchmarks/{name}"}
-
-
-def _volume(tomograms):
-    """Where the size of a tomogram can be read, as job_resources.voxel_count wants it."""
-    return {"shape": tomograms.shape, "files": tomograms.files}
 
 
 def _as_resources(speed):
@@ -128,7 +126,7 @@ def _as_resources(speed):
     }
 
 
-def _labelling(network):
+def _asked_of_model(network):
     """What label_voxels will ask of the model, as resources: it is no reason to score again."""
     sizes = _by_label(network).get("postprocessing_sizes", network["postprocessing_sizes"])
     return {
@@ -147,7 +145,7 @@ def _by_label(network):
 
 def targets(stages):
     """Lists of the files that can be asked for, by target."""
-    files = {"simulate": [], "scale": [], "predict": [], "demo": []}
+    files = {"simulate": [], "scale": [], "label": [], "train": [], "predict": [], "demo": []}
     for name in stages.simulate:
         given = simulation(stages, name)
         names = stages.names_by(stages.writer_of(given["paths"]["tomograms"]))
@@ -158,35 +156,28 @@ def targets(stages):
             files["demo"] += [f"{given['paths']['pictures']}/{each}.png" for each in sorted(drawn)]
     for name, entry in stages.scale.items():
         folder = spelled(entry["output_path"])
-        files["scale"] += [f"{folder}/{each}.mrc" for each in stages.tomograms_to_scale(name).names]
+        files["scale"] += [f"{folder}/{each}.mrc" for each in stages.names_to_scale(name)]
+    for name, entry in stages.label.items():
+        folder = spelled(entry["output_path"])
+        files["label"] += [f"{folder}/{each}.mrc" for each in stages.names_to_label(name)]
+    files["train"] = [stages.best_model(name) for name in stages.train]
     for name, stage in stages.predict.items():
         folder, extension = spelled(stage["prediction_folder"]), stage["file_extension"]
         ends = ["_preds.h5", f"_preds{extension}"][: 1 + stage["save_original_file_extension"]]
         for each in stages.names_to_predict(name):
             files["predict"] += [f"{folder}/{each}{end}" for end in ends]
-    return files | {"all": files["simulate"] + files["scale"] + files["predict"]}
+    steps = ("simulate", "scale", "label", "train", "predict")
+    return files | {"all": [file for step in steps for file in files[step]]}
 
 
 def asked_for(files, target):
-    """The files of a target. Raises InputError where there are none, rather than do nothing."""
+    """The files of a target; where there are none, the run ends rather than do nothing.
+
+    SystemExit, and not InputError, as Snakemake would show a traceback of anything else.
+    """
     if not files[target]:
-        raise InputError(
+        raise SystemExit(
             f"the configuration names nothing for the target {target}; "
             "see config/config.yaml, and config/demo.yaml for the demo"
         )
     return files[target]
-
-
-def aliases(files):
-    """Other names for the files whose own name Snakemake takes for a pattern, as in x{1}.mrc.
-
-    Such a name can be the value of a wildcard, but not a target. Returns alias to name.
-    """
-    awkward = sorted({file for each in files.values() for file in each if WILDCARD.search(file)})
-    return {f"alias-{number}.of": file for number, file in enumerate(awkward)}
-
-
-def with_aliases(files, others):
-    """The lists of files, with ``others`` (see aliases) in place of awkward names."""
-    alias_of = {file: alias for alias, file in others.items()}
-    return {target: [alias_of.get(file, file) for file in each] for target, each in files.items()}

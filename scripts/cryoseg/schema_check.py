@@ -1,6 +1,7 @@
 """A configuration against its schema: defaults filled in, and every mistake as a sentence."""
 
 import math
+import os
 import re
 from copy import deepcopy
 from difflib import get_close_matches
@@ -43,7 +44,7 @@ def check(content, rules):
 
 
 def fill(value, rules):
-    """The value with defaults in place, numbers as float and whole numbers as int.
+    """The value with defaults in place, numbers as float, whole numbers as int, ~ as a folder.
 
     What is written differently but means the same comes out the same, so that nothing is
     computed anew for it.
@@ -57,6 +58,8 @@ def fill(value, rules):
         return _fill_mapping(value, rules)
     if isinstance(value, list):
         return [fill(item, rules.get("items", {})) for item in value]
+    if isinstance(value, str) and rules.get("format") == "path":
+        return os.path.expanduser(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         types = rules.get("type", ())
         return float(value) if "number" in types else int(value) if "integer" in types else value
@@ -65,7 +68,8 @@ def fill(value, rules):
 
 def _fill_mapping(value, rules):
     if "properties" not in rules:
-        return {key: fill(item, rules["additionalProperties"]) for key, item in value.items()}
+        own_rules = rules.get("additionalProperties", {})
+        return {key: fill(item, own_rules) for key, item in value.items()}
     filled = {}
     for key, own_rules in rules["properties"].items():
         if key in value:
@@ -83,6 +87,16 @@ def without_effect(content, rules, keys=()):
             yield dotted((*keys, key)), own_rules["x-no-effect"]
         elif isinstance(value, dict):
             yield from without_effect(value, own_rules, (*keys, key))
+
+
+def with_effect(content, rules):
+    """A copy of a filled mapping without the keys that change nothing, as the schema says."""
+    properties = rules.get("properties", {})
+    return {
+        key: with_effect(value, properties.get(key, {})) if isinstance(value, dict) else value
+        for key, value in content.items()
+        if "x-no-effect" not in properties.get(key, {})
+    }
 
 
 def dotted(keys):

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # A slab small enough for any machine, large enough that Python's own time does not count.
 SLAB_BYTES = 32 * 2**20
+# Slabs are thinner than chunks: a layer of chunks that is kept is decompressed once, not for each.
+LAYER_CACHE = {"rdcc_nbytes": 64 * 2**20, "rdcc_nslots": 10007}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +60,15 @@ class Volume:
         """
         along_z, *within = np.index_exp[box]
         sections = range(*along_z.indices(self.shape[0]))
-        voxels = np.empty((len(sections), *self.data[0][tuple(within)].shape), self.dtype)
+        # The sizes are worked out, as a dataset's data[0] would be read from the file.
+        within = (*within, slice(None), slice(None))[:2]
+        sizes = [
+            len(range(*part.indices(n))) for part, n in zip(within, self.shape[1:], strict=True)
+        ]
+        voxels = np.empty((len(sections), *sizes), self.dtype)
         for part in slabs((len(sections), *self.shape[1:]), self.dtype.itemsize):
             some = sections[part]
-            voxels[part] = self.data[some.start : some.stop : some.step, *within]
+            voxels[part] = self.data[(slice(some.start, some.stop, some.step), *within)]
             if self.mapping is not None:
                 self.mapping.madvise(mmap.MADV_DONTNEED)
         return voxels
@@ -230,7 +237,7 @@ def open_labels(path):
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; check the folder and the name")
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", **LAYER_CACHE)
     except OSError as error:
         raise InputError(f"{path}: no HDF5 file can be read here ({error})") from error
     labels = file.get("labels")
@@ -241,6 +248,27 @@ def open_labels(path):
     if labels.ndim != 3:
         raise InputError(f"{path}: the labels have {labels.ndim} axes; they must have z, y, x")
     return labels
+
+
+def as_list(paths):
+    """One path or several, as Snakemake hands them over, as a list."""
+    return [paths] if isinstance(paths, (str, Path)) else list(paths)
+
+
+def open_label_volume(path):
+    """Open labels as a Volume, with their place in space: see open_labels for the files.
+
+    An HDF5 file has its place in its attributes voxel_size, origin and nstart, if anywhere.
+    """
+    path = Path(path)
+    if path.suffix not in (".h5", ".hdf5"):
+        return open_volume(path)
+    labels = open_labels(path)
+    place = {
+        name: tuple(np.asarray(labels.file.attrs.get(name, (0, 0, 0))).tolist())
+        for name in ("voxel_size", "origin", "nstart")
+    }
+    return Volume(data=labels, path=path, **place)
 
 
 class Mask:

@@ -1,0 +1,127 @@
+"""One training: labels, distances and patches of each tomogram, and one model from all of them.
+
+In:  <tomograms>/{tomogram}<extension>, <labels>/{tomogram}<label_ending>,
+     <unfiltered>/{tomogram}<unfiltered_ending> if labels are filtered,
+     <noisy>/{tomogram}<noisy_ending> if they are read, a pretrained checkpoint if there is one
+Out: <labels>/{tomogram}.mrc if labels are filtered, <distances>/{tomogram}_distances.h5,
+     <patches>/{tomogram}_patches.h5, <models>/model_best.ckpt
+
+train_model writes more than it declares: Snakemake deletes the declared outputs of a job before it
+runs and after it failed, and a training that was cut short goes on from <models>/last.ckpt.
+"""
+
+from functools import partial
+
+from cryoseg.job_resources import (
+    LONGEST_TRAINING_MINUTES,
+    SLABWISE_MB,
+    slabwise_minutes,
+    train_memory,
+    voxel_count,
+)
+
+NOISY = {"noisy": "<noisy>/{tomogram}<noisy_ending>"} if config["noisy"] else {}
+PRETRAINED = {"pretrained": "<pretrained>"} if config["pretrained"] else {}
+
+voxels = partial(voxel_count, config["volume"])
+
+
+if config["filtered"]:
+
+    rule filter_labels:
+        """Keep the labels that are selected, and geometry; the originals stay as they are."""
+        input:
+            labels="<unfiltered>/{tomogram}<unfiltered_ending>",
+        output:
+            filtered="<labels>/{tomogram}<label_ending>",
+        log:
+            "<logs>/filter_labels/{tomogram}.log",
+        benchmark:
+            "<benchmarks>/filter_labels/{tomogram}.tsv"
+        wildcard_constraints:
+            tomogram="[^/]+",
+        conda:
+            "../envs/cryoseg.yaml"
+        resources:
+            mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+            runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
+        params:
+            settings=config["filter"],
+        script:
+            "../scripts/filter_labels.py"
+
+
+rule measure_distances:
+    """Measure the signed distance of each voxel from the boundary of each class."""
+    input:
+        labels="<labels>/{tomogram}<label_ending>",
+    output:
+        distances="<distances>/{tomogram}_distances.h5",
+    log:
+        "<logs>/measure_distances/{tomogram}.log",
+    benchmark:
+        "<benchmarks>/measure_distances/{tomogram}.tsv"
+    wildcard_constraints:
+        tomogram="[^/]+",
+    conda:
+        "../envs/cryoseg.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+        runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
+    params:
+        settings=config["distances"],
+    script:
+        "../scripts/measure_distances.py"
+
+
+rule cut_patches:
+    """Cut a tomogram, its labels and distances into overlapping patches, which share their voxels."""
+    input:
+        **NOISY,
+        tomogram="<tomograms>/{tomogram}<extension>",
+        labels="<labels>/{tomogram}<label_ending>",
+        distances="<distances>/{tomogram}_distances.h5",
+    output:
+        patches="<patches>/{tomogram}_patches.h5",
+    log:
+        "<logs>/cut_patches/{tomogram}.log",
+    benchmark:
+        "<benchmarks>/cut_patches/{tomogram}.tsv"
+    wildcard_constraints:
+        tomogram="[^/]+",
+    conda:
+        "../envs/cryoseg.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+        runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
+    params:
+        settings=config["cut"],
+    script:
+        "../scripts/cut_patches.py"
+
+
+rule train_model:
+    """Train a model on the patches of all tomograms."""
+    input:
+        **PRETRAINED,
+        patches=lambda wildcards: config["patches"],
+    output:
+        checkpoint="<models>/model_best.ckpt",
+    log:
+        "<logs>/train_model.log",
+    benchmark:
+        "<benchmarks>/train_model.tsv"
+    conda:
+        "../envs/cryoseg.yaml"
+    threads: 8
+    resources:
+        **config["speed"],
+        mem_mb=lambda wildcards, attempt: train_memory(config["job"], attempt),
+        runtime=LONGEST_TRAINING_MINUTES,
+    params:
+        settings=config["train"],
+        log_dir=config["log_dir"],
+        # A function of the output is no reason to train anew when its value changes.
+        continue_training=lambda wildcards, output: config["continue_training"],
+    script:
+        "../scripts/train_model.py"

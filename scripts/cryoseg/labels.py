@@ -1,0 +1,52 @@
+"""Labels that a network is trained on: whole numbers 0 to C - 1, and 255 for what nobody knows."""
+
+import numpy as np
+
+from cryoseg.errors import InputError
+from cryoseg.volumes import open_labels, open_volume
+
+# Counts in no loss, no metric, no choice of patches.
+IGNORED = 255
+
+
+class ClassLabels:
+    """Labels of a network's classes, checked and made uint8 where they are sliced.
+
+    Slices (one along Z, or three) give 0 to C - 1 and 255; any other value in them raises
+    InputError.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, path, out_channels):
+        """path: MRC, or HDF5 with a dataset `labels`
+        out_channels: of the network; with 1, labels are 0 for background and 1 for the object
+        """
+        is_hdf5 = str(path).endswith((".h5", ".hdf5"))
+        self._stored = open_labels(path) if is_hdf5 else open_volume(path)
+        self._classes = max(2, out_channels)
+        self._path = path
+        self.shape = tuple(self._stored.shape)
+        self.voxel_size = getattr(self._stored, "voxel_size", (0.0, 0.0, 0.0))
+
+    def __getitem__(self, box):
+        values = self._stored[box]
+        if values.dtype == np.int8:  # many programs write unsigned bytes as MRC mode 0
+            values = values.view(np.uint8)
+        wrong = values >= self._classes
+        wrong &= values != IGNORED
+        if values.dtype.kind != "u":
+            wrong |= values < 0
+        if values.dtype.kind == "f":
+            wrong |= values != np.rint(values)  # NaN too
+        if wrong.any():
+            self._refuse(values[wrong])
+        return values.astype(np.uint8, copy=False)
+
+    def _refuse(self, values):
+        found = ", ".join(f"{value:g}" for value in np.unique(values)[:5])
+        raise InputError(
+            f"{self._path}: {values.size} voxels have label {found}; labels must be 0 to "
+            f"{self._classes - 1}, or 255 to be ignored: check parameters.network.out_channels, "
+            "or choose labels with labels_folder_for_filtering and selected_labels"
+        )

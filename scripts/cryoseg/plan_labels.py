@@ -1,0 +1,66 @@
+"""What the rules of an entry under label are given."""
+
+from cryoseg.folders import spelled
+from cryoseg.label_stages import TOMOGRAM, by_label, sources
+from cryoseg.plan_parts import records, volume
+
+COMMON_KEYS = ("priority", "ignore_rim", "unit")
+POSITION_KEYS = ("coordinate_voxel_size", "name_suffix", "allow_empty")
+
+
+def labelling(stages, name):
+    """What rules/labels.smk is given for an entry."""
+    entry = stages.label[name]
+    paths = {"labels": spelled(entry["output_path"])} | records(name)
+    settings = {key: entry[key] for key in COMMON_KEYS}
+    if entry["kind"] == "merge":
+        return _merging(stages, name, paths, settings)
+    tomograms, positions = stages.tomograms_to_label(name), sources(entry["positions"])
+    settings |= {key: entry[key] for key in POSITION_KEYS}
+    settings |= {
+        "labels_of_files": _labels(positions),
+        "per_tomogram": any(TOMOGRAM in path for path in positions.values()),
+        "labels": _classes(entry["labels"]),
+    }
+    given = {
+        "kind": entry["kind"],
+        "paths": paths | {"tomograms": tomograms.folder, "extension": tomograms.extension},
+        "positions": list(positions.values()),
+        "volume": volume(tomograms),
+    }
+    if entry["kind"] == "particles":
+        return given | {"settings": settings | {"radius": _one_or_by_label(entry["radius"])}}
+    averages = sources(entry["averages"])
+    settings |= {key: entry[key] for key in ("invert", "average_voxel_size")}
+    settings |= {
+        "labels_of_averages": _labels(averages),
+        "threshold": _one_or_by_label(entry["threshold"]),
+    }
+    return given | {"averages": list(averages.values()), "settings": settings}
+
+
+def _merging(stages, name, paths, settings):
+    masks = stages.masks_to_merge(name)
+    return {
+        "kind": "merge",
+        "paths": paths,
+        "masks": [f"{place}/{TOMOGRAM}{end}" for place, end in masks.values()],
+        "settings": settings | {"labels_of_masks": list(masks)},
+        "volume": {"shape": None, "files": [(f"{place}/", end) for place, end in masks.values()]},
+    }
+
+
+def _labels(by):
+    """Labels of a list of files, or None where one file is for all."""
+    return None if None in by else list(by)
+
+
+def _one_or_by_label(value):
+    return by_label(value) if isinstance(value, dict) else value
+
+
+def _classes(labels):
+    """Labels of classes, in one order however they were written."""
+    if not isinstance(labels, dict):
+        return labels
+    return {name: labels[name] for name in sorted(labels)}

@@ -1,0 +1,122 @@
+"""What the rules of an entry under train are given."""
+
+from cryoseg import schema_check
+from cryoseg.folders import spelled
+from cryoseg.plan_parts import aliases, records, volume, with_aliases
+from cryoseg.training_stages import training_folders
+
+FOLDER_KEYS = (
+    "data_folder",
+    "labels_folder",
+    "labels_folder_for_filtering",
+    "noisy_data_folder",
+    "patches_folder",
+    "temp_dir",
+    "log_dir",
+    "pretrained_model",
+)
+# What changes where and how fast a model is trained, and not the model.
+PLACE_KEYS = ("nodes", "gpu_devices")
+SPEED_KEYS = ("cache_rate", "device", "num_workers", "checkpoint_minutes")
+PATCH_KEYS = ("patch_size", "patch_overlap", "remove_only_background")
+
+
+def training(stages, name):
+    """What rules/train.smk is given for an entry."""
+    entry, tomograms = stages.train[name], stages.tomograms_to_train(name)
+    folders = training_folders(entry)
+    labels, filtered = stages.labels_to_train(name), stages.labels_to_filter(name)
+    noisy, pretrained = stages.noisy_tomograms(name), entry["pretrained_model"]
+    patches = [f"{folders['patches']}/{each}_patches.h5" for each in stages.names_to_train(name)]
+    awkward = aliases({"patches": patches})
+    data, network = entry["parameters"]["data"], entry["parameters"]["network"]
+    channels = {"out_channels": network["out_channels"]}
+    paths = {
+        "tomograms": tomograms.folder,
+        "extension": tomograms.extension,
+        "labels": labels[0],
+        "label_ending": labels[1],
+        "distances": folders["distances"],
+        "patches": folders["patches"],
+        "models": f"{folders['logs']}/model",
+    }
+    if filtered:
+        paths |= {"unfiltered": filtered[0], "unfiltered_ending": filtered[1]}
+    if noisy:
+        paths |= {"noisy": noisy[0], "noisy_ending": noisy[1]}
+    if pretrained:
+        paths |= {"pretrained": stages.checkpoint(pretrained)}
+    return {
+        "paths": paths | records(name),
+        "filtered": filtered is not None,
+        "noisy": noisy is not None,
+        "filter": {key: entry[key] for key in ("selected_labels", "relabel")},
+        "distances": channels,
+        "cut": {key: data[key] for key in PATCH_KEYS} | channels,
+        "train": {"config": training_configuration(stages, name)},
+        "patches": with_aliases({"patches": patches}, awkward)["patches"],
+        "aliases": awkward,
+        "pretrained": pretrained is not None,
+        "log_dir": folders["logs"],
+        "continue_training": entry["continue_training"],
+        "speed": _as_resources(entry),
+        "job": _size(entry),
+        "volume": volume(tomograms),
+    }
+
+
+def training_configuration(stages, name):
+    """What a training depends on, as CryoSiam's files have it, each thing in one spelling.
+
+    Without what only changes where and how fast it runs, and without continue_training, which must
+    not train a finished model anew when it is taken back.
+    """
+    entry, schema = stages.train[name], schema_check.schema("training")
+    config = schema_check.with_effect(entry, schema) | {"prediction_folder": None}
+    del config["continue_training"], config["test_files"]
+    for key in FOLDER_KEYS:
+        config[key] = config[key] and spelled(config[key])
+    validation = set(entry["val_files"] or ())
+    files = [each + entry["file_extension"] for each in stages.names_to_train(name)]
+    config["train_files"] = [file for file in files if file not in validation]
+    config["val_files"] = entry["val_files"] and sorted(validation)
+    for key in PLACE_KEYS:
+        del config["parameters"][key]
+    for key in SPEED_KEYS:
+        del config["hyper_parameters"][key]
+    if entry["pretrained_model"] is None:
+        sizes = schema["properties"]["parameters"]["properties"]["backbone"]
+        parameters = config["parameters"]
+        parameters["backbone"] = schema_check.fill(parameters["backbone"] or {}, sizes)
+    return config
+
+
+def _size(entry):
+    """What the memory of a training depends on, as job_resources.train_memory wants it."""
+    speed, parameters = entry["hyper_parameters"], entry["parameters"]
+    return {
+        "batch_size": speed["batch_size"],
+        "patch_size": parameters["data"]["patch_size"],
+        "channels": parameters["network"]["out_channels"],
+        "device": speed["device"],
+    }
+
+
+def _as_resources(entry):
+    """Where and how fast a model is trained, as text or whole numbers.
+
+    Snakemake passes them to a script as resources, and does not compare those with the last run's.
+    """
+    speed, devices = entry["hyper_parameters"], entry["parameters"]["gpu_devices"]
+    listed, nodes = isinstance(devices, list), entry["parameters"]["nodes"]
+    count = len(devices) if listed else devices
+    return {
+        "gpu": 0 if speed["device"] == "cpu" else count * nodes,
+        "nodes": nodes,
+        "device": speed["device"],
+        # A comma tells one GPU's index, "2,", from a number of GPUs.
+        "gpu_devices": ",".join(map(str, devices)) + "," * (count == 1) if listed else devices,
+        "num_workers": speed["num_workers"],
+        "cache_rate": f"{speed['cache_rate']:g}",
+        "checkpoint_minutes": f"{speed['checkpoint_minutes']:g}",
+    }

@@ -1,0 +1,49 @@
+"""What can be wrong with an entry under predict beyond single values."""
+
+import os
+from collections import Counter
+
+from cryoseg import folders
+from cryoseg.folders import nearest, some
+
+
+def stage_mistakes(stages, name, begin):
+    """Files that a prediction stage wants and will not find; its tomograms can be listed."""
+    stage = stages.predict[name]
+    yield from _test_file_mistakes(stage, stages.tomograms_to_predict(name), begin)
+    if stage["mask_folder"]:
+        yield from _mask_mistakes(stages, name, begin)
+
+
+def _test_file_mistakes(stage, tomograms, begin):
+    """Files that are asked for by name."""
+    known = [name + tomograms.extension for name in tomograms.names]
+    writer, folder = tomograms.writer, tomograms.folder
+    place = f"among the files that {writer} writes" if writer else f"in {folder}"
+    for file, count in Counter(stage["test_files"] or ()).items():
+        if file not in known:
+            yield f"{begin}test_files: {file} is not {place}{nearest(file, known)}"
+        if count > 1:
+            yield f"{begin}test_files: {file} is listed {count} times; once is enough"
+
+
+def _mask_mistakes(stages, name, begin):
+    """Tomograms without a mask."""
+    folder = stages.predict[name]["mask_folder"]
+    writer = stages.writer_of(folder)
+    if writer is None and (reason := folders.unreadable(folder)):
+        yield f"{begin}mask_folder is {folder}, {reason}"
+        return
+    place, ending = stages.masks(name)
+    written = set() if writer is None else stages.names_by(writer)
+    lacking = [
+        each
+        for each in stages.names_to_predict(name)
+        if each not in written and not os.path.exists(f"{place}/{each}{ending}")
+    ]
+    if lacking:
+        what = f"{writer} makes no mask" if writer else f"{place} holds no NAME{ending}"
+        yield (
+            f"{begin}mask_folder: {what} for {some(lacking)}; "
+            "make these masks, or leave the tomograms out with test_files"
+        )

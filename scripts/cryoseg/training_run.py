@@ -1,0 +1,209 @@
+"""One training from patches to the best model: data, trainer, and what is written beside it."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from cryoseg.augmentation import Transforms
+from cryoseg.devices import choose_dtype
+from cryoseg.errors import InputError
+from cryoseg.splits import split_corners, split_tomograms
+from cryoseg.training import SegmentationTraining
+from cryoseg.training_callbacks import Checkpoints, History, WrittenAsideIO
+from cryoseg.training_data import (
+    EpochOrder,
+    PatchDataset,
+    collate,
+    training_loader,
+    validation_loader,
+)
+from cryoseg.training_figures import draw_samples, save_figure
+
+SAMPLES_SHOWN = 8
+MOST_READERS = 8
+PRECISIONS = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+
+
+def reading_processes(asked, threads):
+    """How many processes read patches: a number that was asked for, or "auto"."""
+    if asked != "auto":
+        return int(asked)
+    return max(0, min(MOST_READERS, (threads or torch.get_num_threads()) - 1))
+
+
+def transforms_of(config):
+    """Transforms that a training configuration asks for."""
+    given = config["parameters"]["transforms"]
+    names = Transforms.__dataclass_fields__
+    return Transforms(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in names}
+    )
+
+
+def make_datasets(files, train, validation, config, cache_rate=0.0):
+    """Datasets of the two parts of a split.
+
+    files: PatchFile objects; train, validation: (N, 2), file and patch of each sample
+    """
+    distances = config["parameters"]["network"]["distance_prediction"]
+    transforms = transforms_of(config)
+    return (
+        PatchDataset(files, train, transforms, config["seed"], distances, cache_rate),
+        PatchDataset(files, validation, None, config["seed"], distances, cache_rate),
+    )
+
+
+def split_patches(files, config):
+    """Divide patches into those to train and those to validate with, by tomogram.
+
+    files: PatchFile objects, in any order
+    A single tomogram is divided by region, a patch apart.
+    Returns two (N, 2) integer arrays: file and patch of each sample. Raises InputError where
+    nothing is left to train with.
+    """
+    places = {file.name: place for place, file in enumerate(files)}
+    ending, ratio = config["file_extension"], config["validation_ratio"]
+    val_names = config["val_files"]
+    if val_names is not None:
+        val_names = [name.removesuffix(ending) for name in val_names]
+    if len(files) == 1 and not val_names:
+        file = files[0]
+        parts = split_corners(file.corners, file.patch_size, file.shape, ratio)
+        chosen = [[(0, int(patch)) for patch in part] for part in parts]
+    else:
+        parts = split_tomograms(sorted(places), val_names, ratio, config["seed"])
+        chosen = [[(places[n], p) for n in part for p in range(len(files[places[n]]))]
+                  for part in parts]  # fmt: skip
+    if not chosen[0]:
+        raise InputError(
+            f"no patch is left to train with, of {', '.join(sorted(places))}; give more tomograms, "
+            "or set remove_only_background to false"
+        )
+    return tuple(np.array(part, np.int64).reshape(-1, 2) for part in chosen)
+
+
+def check_patches(files, config, sizes):
+    """Raise InputError where patches do not fit the network."""
+    wanted = config["parameters"]
+    for file in files:
+        if file.out_channels != sizes.out_channels:
+            raise InputError(
+                f"{file.name}: its patches were cut for {file.out_channels} out_channels, the "
+                f"network has {sizes.out_channels}; cut them anew"
+            )
+        if any(edge % sizes.stride for edge in file.patch_size):
+            raise InputError(
+                f"parameters.data.patch_size is {list(file.patch_size)}; its edges must be "
+                f"multiples of {sizes.stride}, the network's stride"
+            )
+        if wanted["transforms"]["use_noisy_input"] and not file.has_noisy:
+            raise InputError(
+                f"{file.name}: use_noisy_input is true and its patches have no noisy input; set "
+                "noisy_data_folder, or use_noisy_input to false"
+            )
+
+
+def train(
+    network, datasets, config, backbone_config, folder, run, *,
+    start, device, devices=1, nodes=1, strategy="auto", plugins=(), workers=0, minutes=10.0,
+):  # fmt: skip
+    """Train the network; model/last.ckpt and model/best_so_far.ckpt, records and curves remain.
+
+    network:  SegmentationNetwork, trained in place
+    datasets: training and validation PatchDataset; the second may be empty
+    folder:   gets model/, metrics.csv, curves.png and tensorboard/
+    run:      see resuming.describe_run; start: checkpoint to go on from, or None
+    device:   torch.device; devices: how many processes on this node, or which GPUs
+    strategy, plugins: of Lightning, where there are several processes
+    workers:  processes that read, for each that trains; minutes: between two last.ckpt
+    """
+    learning = config["hyper_parameters"]
+    folder = Path(folder)
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    module = SegmentationTraining(network, config, backbone_config)
+    validated = len(datasets[1]) > 0
+    dtype = choose_dtype(learning["precision"], device)
+    _quieten()
+    trainer = lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=devices,
+        num_nodes=nodes,
+        strategy=strategy,
+        plugins=[WrittenAsideIO(), *plugins],
+        precision=PRECISIONS[dtype],
+        max_epochs=learning["max_epochs"],
+        check_val_every_n_epoch=learning["val_interval"],
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=_callbacks(folder, run, learning, minutes, validated),
+        logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
+        log_every_n_steps=10,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    order = EpochOrder(
+        len(datasets[0]), learning["batch_size"], config["seed"],
+        trainer.global_rank, trainer.world_size, lambda: trainer.global_step,
+    )  # fmt: skip
+    pin = device.type == "cuda"
+    loaders = [training_loader(datasets[0], order, workers, pin)]
+    if validated:
+        loaders.append(
+            validation_loader(
+                datasets[1],
+                learning["batch_size"],
+                workers,
+                trainer.global_rank,
+                trainer.world_size,
+                pin,
+            )
+        )
+    # The layout in which devices compute 16-bit convolutions fastest.
+    network.to(memory_format=torch.channels_last_3d)
+    trainer.fit(module, *loaders, ckpt_path=start, weights_only=True)
+    return trainer
+
+
+def _callbacks(folder, run, learning, minutes, validated):
+    callbacks = [
+        History(folder),
+        Checkpoints(folder / "model", run, minutes, without_validation=not validated),
+    ]
+    if learning["patience"] is not None:
+        if not validated:
+            raise InputError(
+                "hyper_parameters.patience is set and no tomogram is left to validate with; set "
+                "patience to null, or val_files or validation_ratio"
+            )
+        callbacks.append(EarlyStopping("val_loss", patience=learning["patience"], min_delta=0.0))
+    return callbacks
+
+
+def _quieten():
+    """Leave out what Lightning says for those who write modules."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (".*does not have many workers.*", ".*smaller than the logging interval.*",
+                 ".*dataloader is not resumable.*", ".*exists and is not empty.*",
+                 ".*lr_scheduler.step.*", ".*in eval mode at the start of training.*"):  # fmt: skip
+        warnings.filterwarnings("ignore", text)
+
+
+def show_samples(path, module, dataset):
+    """Draw what augmentation makes of some training patches, as the network will see it."""
+    numbers = np.linspace(0, len(dataset) - 1, min(SAMPLES_SHOWN, len(dataset))).astype(int)
+    batch = collate([dataset[0, place, int(n)] for place, n in enumerate(numbers)])
+    images, labels, target, known = module.prepare(batch)
+    shown = None
+    if target is not None:
+        # The first object's distances: of a foreground class, where there are several.
+        channel = 0 if module.channels == 1 else 1
+        shown = torch.where(known, target, torch.nan)[:, channel].numpy()
+    save_figure(path, draw_samples(batch.names, images[:, 0].numpy(), labels.numpy(), shown))

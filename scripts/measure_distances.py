@@ -1,0 +1,22 @@
+"""Measure how far each voxel of a label volume lies from the boundary of each class."""
+
+from cryoseg.distances import write_distances
+from cryoseg.joblog import log_to
+from cryoseg.labels import ClassLabels
+from cryoseg.volumes import written_aside
+
+
+def measure_distances(labels, distances, *, settings):
+    """Write the signed squared distances of labels (MRC or HDF5) as HDF5.
+
+    settings: out_channels, the output channels of the network that is trained with them
+    """
+    channels = settings["out_channels"]
+    volume = ClassLabels(labels, channels)
+    with written_aside(distances) as aside:
+        write_distances(aside, volume, channels, {"voxel_size": volume.voxel_size})
+
+
+if __name__ == "__main__":
+    with log_to(snakemake.log[0]):
+        measure_distances(**snakemake.input, **snakemake.output, **snakemake.params)
