@@ -45,6 +45,6 @@ rule predict:
 
 
 rule demo:
-    """Draw the simulated tomograms with the masks and classes predicted for them."""
+    """Draw the masks and classes predicted for simulated tomograms, and measure how they agree."""
     input:
         lambda wildcards: files("demo"),

@@ -6,9 +6,8 @@ import numpy as np
 
 from cryoseg.errors import InputError
 from cryoseg.joblog import progress
+from cryoseg.labels import IGNORED
 
-# A voxel that nobody knows, which counts in no loss and no metric.
-IGNORED = 255
 # Voxel sizes in headers have seven digits; a voxel just at the radius must not depend on the last.
 TOLERANCE = 1e-5
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoseg.drawing import IGNORED
 from cryoseg.errors import InputError
+from cryoseg.labels import IGNORED
 from cryoseg.positions import count_outside, no_positions, positions_in, read_positions
 from cryoseg.volumes import slabs
 

@@ -4,10 +4,11 @@ import logging
 
 import numpy as np
 
-from cryoseg.drawing import IGNORED, TOLERANCE, Drawing, distance_from
+from cryoseg.drawing import TOLERANCE, Drawing, distance_from
 from cryoseg.errors import InputError
 from cryoseg.joblog import progress
 from cryoseg.label_making import LARGEST_LABEL, drawing_order
+from cryoseg.labels import IGNORED
 from cryoseg.volumes import slabs
 
 log = logging.getLogger("cryoseg")

@@ -36,6 +36,7 @@ def simulation(stages, name):
         folder, ending = stages.masks(drawn)
         paths |= {
             "pictures": f"{paths['tomograms']}/pictures",
+            "evaluation": f"{paths['tomograms']}/evaluation",
             "predicted": stages.tomograms_to_predict(drawn).folder,
             "masks": folder,
             "mask_ending": ending,
@@ -45,6 +46,10 @@ def simulation(stages, name):
         "paths": paths | records(name),
         "settings": entry,
         "draw": None if drawn is None else {"class_names": SIMULATED_CLASSES},
+        "evaluate": {
+            "stages": ["lamella", "classes"],
+            "class_names": [["lamella"], SIMULATED_CLASSES],
+        },
         "volume": {"shape": entry["shape"], "files": []},
     }
 
@@ -153,7 +158,8 @@ def targets(stages):
             files["simulate"] += [f"{given['paths'][key]}/{each}.mrc" for each in sorted(names)]
         if given["draw"]:
             drawn = set(stages.names_to_predict(drawn_stage(stages, name))) & names
-            files["demo"] += [f"{given['paths']['pictures']}/{each}.png" for each in sorted(drawn)]
+            for key, ending in (("pictures", ".png"), ("evaluation", ".tsv")):
+                files["demo"] += [f"{given['paths'][key]}/{each}{ending}" for each in sorted(drawn)]
     for name, entry in stages.scale.items():
         folder = spelled(entry["output_path"])
         files["scale"] += [f"{folder}/{each}.mrc" for each in stages.names_to_scale(name)]

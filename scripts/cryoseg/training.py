@@ -161,7 +161,7 @@ class SegmentationTraining(lightning.LightningModule):
             sums = torch.zeros(len(names), 2, dtype=torch.float64, device=self.device)
         values = together(sums)
         values = (values[:, 0] / values[:, 1].clamp(min=1)).tolist()
-        dice, iou = dice_and_iou(together(self._confusion))
+        dice, iou = dice_and_iou(together(self._confusion).cpu().numpy())
         results = {f"val_{k}": v for k, v in _parts(dict(zip(names, values, strict=True))).items()}
         for name, measure in (("dice", dice), ("iou", iou)):
             results |= {f"{name}_{c}": value for c, value in enumerate(measure.tolist())}
