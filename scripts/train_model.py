@@ -1,6 +1,7 @@
 """Train a network on patches of annotated tomograms."""
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -9,8 +10,9 @@ import yaml
 from cryoseg.checkpoints import checkpoint_sha256
 from cryoseg.devices import choose_device, keep_single_precision
 from cryoseg.fine_tuning import load_weights, starting_network
-from cryoseg.joblog import log_to, logger
+from cryoseg.joblog import log_to, logger, logging_to_stderr
 from cryoseg.patches import PatchFile
+from cryoseg.processes import check_devices, own_command, start_processes
 from cryoseg.resuming import describe_run, find_start, hand_over
 from cryoseg.training import SegmentationTraining
 from cryoseg.training_run import (
@@ -56,33 +58,69 @@ def train_model(
     keep_single_precision()
     if threads is not None:
         torch.set_num_threads(threads)
-    config, folder = settings["config"], Path(log_dir)
+    config, folder, pretrained = settings["config"], Path(log_dir), pretrained or None
     models = folder / "model"
     models.mkdir(parents=True, exist_ok=True)
     device = choose_device(device)
+    devices, processes = check_devices(device, gpu_devices, nodes)
     files = [PatchFile(path) for path in patches]
-    pretrained = pretrained or None
     network, backbone_config = starting_network(config, pretrained)
     check_patches(files, config, network.sizes)
     parts = split_patches(files, config)
 
-    run = describe_run(config, patches, pretrained, processes=1)
+    run = describe_run(config, patches, pretrained, processes)
     start = find_start(models, run, continue_training)
+    if start.weights:
+        load_weights(network, start.weights)
     if not start.finished:
-        if start.weights:
-            load_weights(network, start.weights)
         write_split(folder, files, parts)
         write_settings(folder, config, backbone_config, pretrained)
-        datasets = make_datasets(files, *parts, config, float(cache_rate))
+        dataset, _ = make_datasets(files, *parts, config)
         module = SegmentationTraining(network, config, backbone_config)
-        show_samples(folder / "augmented_samples.png", module, datasets[0])
-        train(
-            network, datasets, config, backbone_config, folder, run,
-            start=start.last, device=device, workers=reading_processes(num_workers, threads),
-            minutes=float(checkpoint_minutes),
-        )  # fmt: skip
+        show_samples(folder / "augmented_samples.png", module, dataset)
+        job = {
+            "patches": list(map(str, patches)), "pretrained": pretrained and str(pretrained),
+            "config": config, "folder": str(folder), "run": run,
+            "last": start.last and str(start.last),
+            "weights": start.weights and str(start.weights),
+            "device": device.type if processes > 1 else str(device), "devices": devices,
+            "nodes": int(nodes), "cache_rate": float(cache_rate),
+            "workers": reading_processes(num_workers, threads),
+            "minutes": float(checkpoint_minutes), "threads": threads,
+        }  # fmt: skip
+        if processes == 1:
+            train_process(**job)
+        else:
+            arguments = folder / "processes.json"
+            arguments.write_text(json.dumps(job))
+            command = own_command(Path(__file__).resolve(), arguments)
+            start_processes(command, processes // int(nodes), int(nodes))
     kept = hand_over(models, checkpoint)
     logger.info("%s is the best model, kept as %s too", checkpoint, kept.name)
+
+
+def train_process(
+    *, patches, pretrained, config, folder, run, last, weights, device, devices, nodes,
+    cache_rate, workers, minutes, threads,
+):  # fmt: skip
+    """Train as one of the processes of a training, or as its only one.
+
+    The arguments are those of train_model, once they have been checked; ``last`` and ``weights``
+    as in resuming.Start, ``devices`` those of each node.
+    """
+    keep_single_precision()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    files = [PatchFile(path) for path in patches]
+    network, backbone_config = starting_network(config, pretrained)
+    if weights:
+        load_weights(network, weights)
+    datasets = make_datasets(files, *split_patches(files, config), config, cache_rate)
+    train(
+        network, datasets, config, backbone_config, folder, run,
+        start=last, device=torch.device(device), devices=devices, nodes=nodes, workers=workers,
+        minutes=minutes,
+    )  # fmt: skip
 
 
 def write_split(folder, files, parts):
@@ -115,9 +153,18 @@ def write_settings(folder, config, backbone_config, pretrained):
         aside.write_text(yaml.safe_dump(used, sort_keys=False, allow_unicode=True))
 
 
-if __name__ == "__main__":
+def job_of_snakemake():
+    """Run as the job of a rule."""
     with log_to(snakemake.log[0]):
         how = ("device", "gpu_devices", "nodes", "num_workers", "cache_rate", "checkpoint_minutes")
         resources = {name: snakemake.resources[name] for name in how}
         resources["threads"] = snakemake.threads
         train_model(**snakemake.input, **snakemake.output, **snakemake.params, **resources)
+
+
+if __name__ == "__main__":
+    if "snakemake" in globals():
+        job_of_snakemake()
+    else:  # started by such a job, once for each process
+        with logging_to_stderr():
+            train_process(**json.loads(Path(sys.argv[1]).read_text()))

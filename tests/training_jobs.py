@@ -80,6 +80,8 @@ def patch_files(folder, number=3, out_channels=3, **how):
     """Patch files of several small tomograms."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        patch_file(folder, f"tomo_{n}", *volumes(n, classes=max(2, out_channels)), out_channels, **how)
+        patch_file(
+            folder, f"tomo_{n}", *volumes(n, classes=max(2, out_channels)), out_channels, **how
+        )
         for n in range(number)
     ]

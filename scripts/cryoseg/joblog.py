@@ -49,6 +49,20 @@ def log_to(path):
 
 
 @contextmanager
+def logging_to_stderr():
+    """Log as a job does, in a process that a job started, into what its stderr points to.
+
+    An InputError ends the process with one line, and with exit status 1.
+    """
+    with _logging_into(sys.stderr):
+        try:
+            yield
+        except InputError as error:
+            print("error: " + " ".join(str(error).splitlines()), file=sys.stderr)
+            raise SystemExit(1) from error
+
+
+@contextmanager
 def _descriptors_into(path):
     """Point descriptors 1 and 2 to the file at ``path``; yields it, opened for text."""
     global _original_stderr

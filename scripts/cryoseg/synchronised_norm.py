@@ -2,7 +2,6 @@
 
 import torch
 from torch import distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 def synchronise_norms(network, device):
@@ -16,6 +15,18 @@ def synchronise_norms(network, device):
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.__class__ = SynchronisedNorm
     return network
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes; so is its gradient, since each of them depends on it."""
+
+    @staticmethod
+    def forward(ctx, values):
+        return together(values.clone())
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return together(gradient.clone())
 
 
 class SynchronisedNorm(nn.modules.batchnorm._BatchNorm):
@@ -32,12 +43,12 @@ class SynchronisedNorm(nn.modules.batchnorm._BatchNorm):
         count = x.numel() // x.shape[1]
         # In single precision: sums over many voxels. The mean first, so that nothing cancels.
         values = x.float()
-        totals = all_reduce(torch.cat([values.sum(axes), values.new_tensor([count])]))
+        totals = SumOverProcesses.apply(torch.cat([values.sum(axes), values.new_tensor([count])]))
         count = totals[-1].detach()
         mean = totals[:-1] / count
         shape = [1, -1] + [1] * (x.ndim - 2)
         centred = values - mean.view(shape)
-        variance = all_reduce((centred**2).sum(axes)) / count
+        variance = SumOverProcesses.apply((centred**2).sum(axes)) / count
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
         out = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:

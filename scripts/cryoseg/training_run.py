@@ -1,6 +1,7 @@
 """One training from patches to the best model: data, trainer, and what is written beside it."""
 
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from cryoseg.augmentation import Transforms
 from cryoseg.devices import choose_dtype
@@ -111,7 +113,7 @@ def check_patches(files, config, sizes):
 
 def train(
     network, datasets, config, backbone_config, folder, run, *,
-    start, device, devices=1, nodes=1, strategy="auto", plugins=(), workers=0, minutes=10.0,
+    start, device, devices=1, nodes=1, workers=0, minutes=10.0,
 ):  # fmt: skip
     """Train the network; model/last.ckpt and model/best_so_far.ckpt, records and curves remain.
 
@@ -119,8 +121,8 @@ def train(
     datasets: training and validation PatchDataset; the second may be empty
     folder:   gets model/, metrics.csv, curves.png and tensorboard/
     run:      see resuming.describe_run; start: checkpoint to go on from, or None
-    device:   torch.device; devices: how many processes on this node, or which GPUs
-    strategy, plugins: of Lightning, where there are several processes
+    device:   torch.device; devices: how many processes on each node, or which GPUs
+    nodes:    how many
     workers:  processes that read, for each that trains; minutes: between two last.ckpt
     """
     learning = config["hyper_parameters"]
@@ -132,10 +134,9 @@ def train(
     _quieten()
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=devices,
+        devices=[device.index] if device.index is not None else devices,
         num_nodes=nodes,
-        strategy=strategy,
-        plugins=[WrittenAsideIO(), *plugins],
+        plugins=[WrittenAsideIO(), _launched_by()],
         precision=PRECISIONS[dtype],
         max_epochs=learning["max_epochs"],
         check_val_every_n_epoch=learning["val_interval"],
@@ -171,6 +172,14 @@ def train(
     return trainer
 
 
+def _launched_by():
+    """Where a process finds its rank: with srun, or with whatever started it on this node."""
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
+        # Whoever submitted the job decides whether it is requeued.
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()
+
+
 def _callbacks(folder, run, learning, minutes, validated):
     callbacks = [
         History(folder),
@@ -188,12 +197,15 @@ def _callbacks(folder, run, learning, minutes, validated):
 
 def _quieten():
     """Leave out what Lightning says for those who write modules."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*smaller than the logging interval.*",
-                 ".*dataloader is not resumable.*", ".*exists and is not empty.*",
-                 ".*lr_scheduler.step.*", ".*in eval mode at the start of training.*"):  # fmt: skip
-        warnings.filterwarnings("ignore", text)
+    for package in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(package).setLevel(logging.WARNING)
+    for text in (
+        "does not have many workers", "smaller than the logging interval", "srun", "treespec",
+        "dataloader is not resumable", "no `val_dataloader`", "sync_dist=True", "litlogger",
+        "exists and is not empty", "lr_scheduler.step",
+        "in eval mode at the start of training",
+    ):  # fmt: skip
+        warnings.filterwarnings("ignore", f".*{text}.*")
 
 
 def show_samples(path, module, dataset):

@@ -1,0 +1,419 @@
+"""A training from patches to a checkpoint, run for real on tiny volumes."""
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from cryoseg.checkpoints import architecture_of, load_network, read_callback_state, read_checkpoint
+from cryoseg.errors import InputError
+from cryoseg.network import SegmentationNetwork
+from cryoseg.patches import PatchFile
+from cryoseg.processes import devices_of
+from cryoseg.training import SegmentationTraining
+from train_model import train_model
+from training_jobs import ALL_TRANSFORMS, configuration, patch_file, patch_files, volumes
+
+# Jobs in processes of their own start from one that has imported everything.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["train_model", "tensorboard", "matplotlib.figure"])
+FINETUNED = {"dense_dim": 16, "filters": [32, 64]}
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory):
+    return patch_files(tmp_path_factory.mktemp("patches"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small are slower on two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def train(folder, patches, config=None, pretrained=None, **how):
+    """Run the job; returns the path of the best model."""
+    best = folder / "log" / "model" / "model_best.ckpt"
+    settings = {"config": config or configuration()}
+    how = {"device": "cpu", "num_workers": 0, "log_dir": folder / "log"} | how
+    train_model(patches, best, pretrained, settings=settings, **how)
+    return best
+
+
+def rows_of(folder):
+    with open(folder / "log" / "metrics.csv") as file:
+        return [
+            {name: float(value) if value else None for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, patches):
+    """Folder of one complete training, with every kind of augmentation."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(folder, patches, configuration(transforms=ALL_TRANSFORMS, max_epochs=3, val_interval=2))
+    return folder
+
+
+def test_a_training_leaves_all_that_is_promised(trained):
+    log = trained / "log"
+    model = log / "model"
+    (kept,) = model.glob("model_best-*.ckpt")
+    assert kept.read_bytes() == (model / "model_best.ckpt").read_bytes()
+    assert sorted(p.name for p in model.iterdir()) == sorted(
+        ["last.ckpt", "model_best.ckpt", kept.name]
+    )
+    assert list((log / "tensorboard").glob("events.*"))
+    for picture in ("curves.png", "augmented_samples.png"):
+        assert (log / picture).read_bytes().startswith(b"\x89PNG")
+    used = yaml.safe_load((log / "settings.yaml").read_text())
+    assert used["config"]["hyper_parameters"]["max_epochs"] == 3
+    split = json.loads((log / "split.json").read_text())
+    assert len(split["train"]) == 2
+    assert len(split["validation"]) == 1
+    assert not set(split["train"]) & set(split["validation"])
+    assert "tomo_0\ttrain\t" in (log / "split.tsv").read_text() or "tomo_0" in split["validation"]
+
+
+def test_the_table_has_losses_dice_and_iou_of_each_class(trained):
+    rows = rows_of(trained)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[0]["val_loss"] is None  # validated every second epoch
+    # and after the last one
+    for row in rows[1:]:
+        for name in ("dice_0", "dice_1", "dice_2", "iou_0", "iou_2", "val_distance_loss"):
+            assert 0 <= row[name] <= 2
+        assert row["val_loss"] == pytest.approx(row["val_labels_loss"] + row["val_distance_loss"])
+
+
+def test_the_first_loss_is_that_of_the_losses_themselves(tmp_path, patches):
+    """Validation loss and Dice of one epoch, worked out anew from the checkpoint."""
+    from cryoseg.losses import cross_entropy, distance_error, generalised_dice, scaled_distance
+
+    best = train(tmp_path, patches, configuration(max_epochs=1))
+    split = json.loads((tmp_path / "log" / "split.json").read_text())["validation"]
+    file = next(PatchFile(p) for p in patches if PatchFile(p).name in split)
+    network = load_network(best)
+    sums = torch.zeros(3, 2)
+    for n in range(len(file)):
+        labels = torch.tensor(file.labels(n))[None]
+        logits, raw = network(torch.tensor(file.image(n)).clamp(0, 1)[None, None], distances=True)
+        target = scaled_distance(torch.tensor(file.distances(n)))[None]
+        known = torch.ones_like(target, dtype=torch.bool)
+        parts = (cross_entropy(logits, labels), generalised_dice(logits, labels),
+                 distance_error(raw, target, known))  # fmt: skip
+        sums += torch.tensor(parts)
+    expected = float((sums[:, 0] / sums[:, 1]).sum())
+    assert rows_of(tmp_path)[0]["val_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_checkpoint_has_the_layout_of_cryosiams(tmp_path, compat):
+    """Key by key: top level, names, shapes and types of the weights, hyper_parameters."""
+    patches = patch_files(tmp_path / "patches", 2, out_channels=5)
+    config = configuration(5, network=FINETUNED, max_epochs=1)
+    config["parameters"]["backbone"] = None
+    ours = train(tmp_path, patches, config, compat / "ckpt" / "dense_simsiam_pretrained_small.ckpt")
+    theirs = compat / "ckpt" / "semantic_model_best.ckpt"
+    (state, settings), (stored, stored_settings) = read_checkpoint(ours), read_checkpoint(theirs)
+    assert {n: (v.shape, v.dtype) for n, v in state.items()} == {
+        n: (v.shape, v.dtype) for n, v in stored.items()
+    }
+    assert settings.keys() == stored_settings.keys() == {"config", "backbone_config"}
+    assert settings["backbone_config"] == stored_settings["backbone_config"]
+    for block in ("parameters", "hyper_parameters"):
+        assert stored_settings["config"][block].keys() <= settings["config"][block].keys() | {
+            "nodes", "gpu_devices", "cache_rate",
+        }  # fmt: skip
+    content = torch.load(ours, weights_only=True)  # nothing in it but plain values and tensors
+    assert content.keys() == {
+        "epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks",
+        "optimizer_states", "lr_schedulers", "hparams_name", "hyper_parameters",
+    }  # fmt: skip
+    assert content["hparams_name"] == "kwargs"
+    # What theirs would build from its own settings computes with our weights what ours does.
+    rebuilt = SegmentationNetwork(architecture_of(stored_settings, theirs))
+    rebuilt.load_state_dict(state)
+    image = torch.rand(1, 1, 16, 16, 16)
+    expected, _ = load_network(ours)(image)
+    assert torch.equal(rebuilt.eval()(image)[0], expected)
+
+
+def test_a_pretrained_backbone_is_where_training_starts(tmp_path, compat):
+    from cryoseg.fine_tuning import starting_network
+
+    config = configuration(5, network=FINETUNED)
+    path = compat / "ckpt" / "dense_simsiam_pretrained_small.ckpt"
+    network, _ = starting_network(config, path)
+    state, _ = read_checkpoint(path)
+    for name, value in state.items():
+        own = network.state_dict()[name.replace("_model.", "_model_backbone.", 1)]
+        assert torch.equal(own, value)
+
+
+def test_a_trained_model_is_a_start_too(trained):
+    from cryoseg.fine_tuning import starting_network
+
+    best = trained / "log" / "model" / "model_best.ckpt"
+    network, _ = starting_network(configuration(3), best)
+    assert torch.equal(
+        network._model.semantic_head[0].weight, load_network(best)._model.semantic_head[0].weight
+    )
+    fewer, _ = starting_network(configuration(1), best)  # its own head, the model's backbone
+    assert fewer._model.semantic_head[6].weight.shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"network": {"dense_dim": 8}}, "its dense_dim is 4, parameters.network.dense_dim is 8"),
+        ({"network": {"spatial_dims": 2}}, "its spatial_dims is 3"),
+    ],
+)
+def test_a_pretrained_model_of_other_sizes_is_refused(trained, change, says):
+    from cryoseg.fine_tuning import starting_network
+
+    with pytest.raises(InputError, match=says):
+        starting_network(configuration(**change), trained / "log" / "model" / "model_best.ckpt")
+
+
+def test_what_is_frozen_keeps_weights_and_statistics(tmp_path, patches, trained):
+    before = trained / "log" / "model" / "model_best.ckpt"
+    config = configuration(network={"unfreeze_backbone": False}, max_epochs=1)
+    old, new = (
+        load_network(p).state_dict() for p in (before, train(tmp_path, patches, config, before))
+    )
+    encoder = [name for name in old if ".encoder." in name]
+    assert any("running_mean" in name for name in encoder)
+    assert all(torch.equal(old[name], new[name]) for name in encoder)
+    for moved in ("decoder.layer4.weight", "projector.1.running_mean"):
+        assert not torch.equal(old[f"_model_backbone.{moved}"], new[f"_model_backbone.{moved}"])
+
+
+def test_freezing_random_weights_is_refused(tmp_path, patches):
+    config = configuration(network={"unfreeze_decoder": False})
+    with pytest.raises(InputError, match="unfreeze_decoder is false and pretrained_model is null"):
+        train(tmp_path, patches, config)
+
+
+def test_validation_sees_no_augmentation_and_training_does(patches):
+    from cryoseg.training_run import make_datasets, split_patches
+
+    config = configuration(transforms=ALL_TRANSFORMS)
+    files = [PatchFile(path) for path in patches]
+    training, validation = make_datasets(files, *split_patches(files, config), config)
+    file, patch = validation.chosen[3]
+    sample = validation[3]
+    assert np.array_equal(sample.image[0], files[file].image(patch))
+    assert np.array_equal(sample.distances, files[file].distances(patch))
+    assert training[0, 0, 3].drawn != training[1, 0, 3].drawn  # another epoch
+    assert training[0, 0, 3].drawn == training[0, 0, 3].drawn
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_patches(tmp_path):
+    paths = patch_files(tmp_path / "patches")
+    image, labels = volumes(7)
+    image[5, 5, 5] = 1e38  # finite, as the steps before demand; not once it is standardised
+    paths.append(patch_file(tmp_path / "patches", "tomo_bad", image, labels))
+    config = configuration(max_epochs=1)
+    config["val_files"] = ["tomo_0.mrc"]
+    config["parameters"]["data"] |= {"max": 1, "std": 1e-38}
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d+ .*tomo_\w+ at z\d+"):
+        train(tmp_path, paths, config)
+    assert not (tmp_path / "log" / "model" / "model_best.ckpt").exists()
+
+
+def test_training_stops_when_validation_no_longer_improves(tmp_path, patches):
+    config = configuration(max_epochs=40, patience=1, lr=1e-12)  # so that nothing improves
+    config["hyper_parameters"]["lr"] = 1e-30
+    best = train(tmp_path, patches, config)
+    assert best.exists()
+    assert len(rows_of(tmp_path)) < 10
+
+
+def test_patience_needs_something_to_validate_with(tmp_path, patches):
+    config = configuration(patience=2) | {"validation_ratio": 0}
+    with pytest.raises(InputError, match="patience is set and no tomogram is left"):
+        train(tmp_path, patches, config)
+
+
+def test_without_validation_the_last_model_is_the_best(tmp_path, patches):
+    best = train(tmp_path, patches, configuration(max_epochs=2) | {"validation_ratio": 0})
+    state, _ = read_checkpoint(best)
+    last, _ = read_checkpoint(best.with_name("last.ckpt"))
+    assert all(torch.equal(state[name], last[name]) for name in state)
+
+
+class StubTrainer:
+    """What configure_optimizers asks of a trainer."""
+
+    estimated_stepping_batches = 660
+
+
+def module_of(**learning):
+    from cryoseg.fine_tuning import starting_network
+
+    config = configuration(**learning)
+    network, backbone = starting_network(config)
+    module = SegmentationTraining(network, config, backbone)
+    module.trainer = None
+    return module
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", "AdamW"), ("adam", "Adam"), ("sgd", "SGD")])
+def test_optimizers_are_those_that_are_named(name, kind, monkeypatch):
+    module = module_of(optimizer=name, lr=0.004, weight_decay=1e-5)
+    monkeypatch.setattr(type(module), "trainer", StubTrainer, raising=False)
+    (optimizer,), _ = module.configure_optimizers()
+    assert type(optimizer).__name__ == kind
+    assert optimizer.param_groups[0]["weight_decay"] == 1e-5
+
+
+def test_the_learning_rate_is_cryosiams(compat, monkeypatch):
+    """Step 495 of 660 of the training that made the stored checkpoint."""
+    module = module_of(lr=0.004)
+    monkeypatch.setattr(type(module), "trainer", StubTrainer, raising=False)
+    (optimizer,), ((schedule),) = module.configure_optimizers()
+    for _ in range(495):
+        optimizer.step()
+        schedule["scheduler"].step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0011200110508597023)
+    assert optimizer.param_groups[0]["betas"][0] == pytest.approx(0.9220000117285543)
+
+
+def test_a_second_run_trains_anew_and_the_first_model_is_kept(tmp_path, patches):
+    first = train(tmp_path, patches).read_bytes()
+    config = configuration(lr=0.02)
+    best = train(tmp_path, patches, config)
+    kept = [path.read_bytes() for path in best.parent.glob("model_best-*.ckpt")]
+    assert len(kept) == 2
+    assert first in kept
+    assert best.read_bytes() != first
+
+
+def test_continue_training_of_a_finished_one_hands_its_model_over_again(tmp_path, patches):
+    best = train(tmp_path, patches)
+    content = best.read_bytes()
+    best.unlink()
+    train(tmp_path, patches, continue_training=True)
+    assert best.read_bytes() == content
+
+
+def test_continue_training_with_other_settings_takes_the_weights(tmp_path, patches):
+    best = train(tmp_path, patches)
+    before, _ = read_checkpoint(best.with_name("last.ckpt"))
+    train(tmp_path, patches, configuration(max_epochs=1, lr=1e-30), continue_training=True)
+    after, _ = read_checkpoint(best.with_name("last.ckpt"))
+    name = "_model.semantic_head.0.weight"
+    torch.testing.assert_close(before[name], after[name])
+    assert len(rows_of(tmp_path)) == 1
+
+
+def run_job(folder, patches, config, environment, how):
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    train(folder, patches, config, **how)
+
+
+def in_process(folder, patches, config, **how):
+    job = PROCESSES.Process(target=run_job, args=(folder, patches, config, {}, how))
+    job.start()
+    return job
+
+
+def same_ending(folder, expected):
+    """Whether a training ended as another one did."""
+    found, wanted = rows_of(folder), rows_of(expected)
+    assert [row["step"] for row in found] == [row["step"] for row in wanted]
+    for name in ("train_loss", "val_loss", "lr", "dice_1"):
+        ours, theirs = ([row[name] for row in rows] for rows in (found, wanted))
+        assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_a_training_that_is_killed_at_any_moment_ends_as_if_it_never_was(tmp_path, patches):
+    config = configuration(transforms=ALL_TRANSFORMS, max_epochs=4)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    train(undisturbed, patches, config)
+    last = killed / "log" / "model" / "last.ckpt"
+    rng = np.random.default_rng(0)
+    seen = []
+    for _ in range(4):
+        job = in_process(killed, patches, config, checkpoint_minutes=1e-9)  # after each step
+        written = last.stat().st_mtime_ns if last.exists() else 0
+        while job.is_alive() and not (last.exists() and last.stat().st_mtime_ns > written):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        job.kill()
+        job.join()
+        if last.exists():
+            seen.append(torch.load(last, weights_only=True)["global_step"])  # never truncated
+    assert seen == sorted(seen)
+    train(killed, patches, config)
+    same_ending(killed, undisturbed)
+    content = torch.load(last, weights_only=True)
+    assert content["global_step"] == rows_of(undisturbed)[-1]["step"]
+    assert read_callback_state(last, "Checkpoints")["finished"]
+
+
+def test_a_job_that_slurm_ends_saves_its_last_step(tmp_path, patches):
+    """SIGTERM comes before SIGKILL; what was trained since the last checkpoint is not lost."""
+    config = configuration(max_epochs=500)
+    job = in_process(tmp_path, patches, config)
+    last = tmp_path / "log" / "model" / "last.ckpt"
+    while not last.exists():
+        assert job.is_alive()
+        time.sleep(0.05)
+    os.kill(job.pid, signal.SIGTERM)
+    job.join(30)
+    assert job.exitcode == 128 + signal.SIGTERM
+    assert torch.load(last, weights_only=True)["global_step"] > 0
+    assert not list(last.parent.glob(".*"))  # nothing half-written
+
+
+def test_two_processes_train_as_one_does(tmp_path, patches):
+    """With gloo on a CPU: the same batch of all processes gives the same losses."""
+    from conftest import REPOSITORY
+    from cryoseg.processes import own_command, start_processes
+    from cryoseg.resuming import describe_run
+
+    transforms = ALL_TRANSFORMS
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(one, patches, configuration(transforms=transforms, batch_size=4))
+    config = configuration(transforms=transforms, batch_size=2)
+    two.mkdir()
+    arguments = two / "job.json"
+    job = {
+        "patches": list(map(str, patches)), "pretrained": None, "config": config,
+        "folder": str(two / "log"), "run": describe_run(config, patches, None, 2), "last": None,
+        "weights": None, "device": "cpu", "devices": 2, "nodes": 1, "cache_rate": 0.0,
+        "workers": 0, "minutes": 10.0, "threads": 1,
+    }  # fmt: skip
+    arguments.write_text(json.dumps(job))
+    start_processes(own_command(REPOSITORY / "scripts" / "train_model.py", arguments), 2, 1)
+    for ours, theirs in zip(rows_of(two), rows_of(one), strict=True):
+        assert ours["step"] == theirs["step"]
+        for name in (
+            "train_loss",
+            "train_labels_loss",
+            "train_distance_loss",
+            "val_loss",
+            "dice_1",
+        ):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "devices"), [(2, 2), ([0, 2], [0, 2]), ("2", 2), ("0,2", [0, 2]), ("2,", [2])]
+)
+def test_gpus_are_a_number_or_a_list(given, devices):
+    assert devices_of(given) == devices
