@@ -121,6 +121,7 @@ def test_labels_of_any_type_give_the_same_file(tmp_path, dtype):
     assert tuple(found.file.attrs["voxel_size"]) == (10, 10, 10)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mrcfile's, of NaN
 @pytest.mark.parametrize("value", [3, -2, 0.5, np.nan, 254])
 def test_labels_of_no_class_are_an_error_that_names_them(tmp_path, value):
     labels = np.zeros((4, 5, 6), np.float32)

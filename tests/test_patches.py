@@ -1,5 +1,6 @@
 """A patch is what a slice of the volume is, and patches reach everything."""
 
+import json
 import multiprocessing
 import pickle
 
@@ -255,6 +256,24 @@ def test_other_voxel_sizes_are_warned_of(tmp_path, files, caplog):
     assert "TS_1: labels are of voxels of 20 x 20 x 20 Angstrom" in caplog.text
 
 
+def test_patches_are_cryosiams_and_more(compat, tmp_path):
+    names = "scaled/tomo_a.mrc", "gt/labels/tomo_a.mrc"
+    tomogram, labels = (compat / name for name in names)
+    distances, cut_file = tmp_path / "tomo_a_distances.h5", tmp_path / "tomo_a_patches.h5"
+    how = SETTINGS | {"patch_size": [32, 32, 32], "out_channels": 5}
+    measure_distances(labels, distances, settings={"out_channels": 5})
+    cut_patches(tomogram, labels, distances, cut_file, settings=how)
+    patches = PatchFile(cut_file)
+    files = ["tomo_a_z{}_y{}_x{}.mrc".format(*corner) for corner in patches.corners]
+    theirs = json.loads((compat / "patches_list.json").read_text())["semantic"]["image"]
+    assert {name for name in theirs if name.startswith("tomo_a_")} < set(files)
+
+    number, folder = files.index("tomo_a_z16_y16_x16.mrc"), compat / "work/semantic/patches"
+    for kind, ours in (("image", patches.image(number)), ("labels", patches.labels(number))):
+        np.testing.assert_array_equal(ours, mrcfile.read(folder / kind / files[number]))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mrcfile's, of such voxels
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_intensities_that_are_no_numbers_are_an_error(tmp_path, files, value):
     files["tomogram"][3, 4, 5] = value

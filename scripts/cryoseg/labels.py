@@ -33,7 +33,10 @@ class ClassLabels:
         values = self._stored[box]
         if values.dtype == np.int8:  # many programs write unsigned bytes as MRC mode 0
             values = values.view(np.uint8)
-        wrong = (values < 0) | (values >= self._classes) & (values != IGNORED)
+        wrong = values >= self._classes
+        wrong &= values != IGNORED
+        if values.dtype.kind != "u":
+            wrong |= values < 0
         if values.dtype.kind == "f":
             wrong |= values != np.rint(values)  # NaN too
         if wrong.any():

@@ -184,21 +184,23 @@ class PatchFile:
         self._handle, self._process = None, None
         try:
             with h5py.File(path, "r") as file:
-                self.corners = file["corners"][:].astype(np.int64)
-                self.label_counts = file["label_counts"][:]
-                self.has_noisy = "noisy" in file
-                attributes = dict(file.attrs)
+                self._read_table(file)
         except (OSError, KeyError) as error:
             raise InputError(
                 f"{path}: no patches can be read here ({error}); delete the file, so that they "
                 "are cut anew"
             ) from error
-        self.name = str(attributes["tomogram"])
-        self.shape = tuple(map(int, attributes["shape"]))
-        self.patch_size = tuple(map(int, attributes["patch_size"]))
-        self.voxel_size = tuple(map(float, attributes["voxel_size"]))
+
+    def _read_table(self, file):
+        self.corners = file["corners"][:].astype(np.int64)
+        self.label_counts = file["label_counts"][:]
         self.out_channels = self.label_counts.shape[1]
-        self.lowest, self.highest = map(float, attributes["intensities"])
+        self.has_noisy = "noisy" in file
+        self.name = str(file.attrs["tomogram"])
+        self.shape = tuple(map(int, file.attrs["shape"]))
+        self.patch_size = tuple(map(int, file.attrs["patch_size"]))
+        self.voxel_size = tuple(map(float, file.attrs["voxel_size"]))
+        self.lowest, self.highest = map(float, file.attrs["intensities"])
 
     def __len__(self):
         return len(self.corners)
