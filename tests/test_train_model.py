@@ -24,6 +24,8 @@ from training_jobs import ALL_TRANSFORMS, configuration, patch_file, patch_files
 # Jobs in processes of their own start from one that has imported everything.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["train_model", "tensorboard", "matplotlib.figure"])
+# How often a training is killed; more than the suite has time for: CRYOSEG_KILLS=10.
+KILLS = int(os.environ.get("CRYOSEG_KILLS", 3))
 FINETUNED = {"dense_dim": 16, "filters": [32, 64]}
 
 
@@ -341,13 +343,13 @@ def same_ending(folder, expected):
 
 
 def test_a_training_that_is_killed_at_any_moment_ends_as_if_it_never_was(tmp_path, patches):
-    config = configuration(transforms=ALL_TRANSFORMS, max_epochs=4)
+    config = configuration(transforms=ALL_TRANSFORMS, max_epochs=3)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     train(undisturbed, patches, config)
     last = killed / "log" / "model" / "last.ckpt"
     rng = np.random.default_rng(0)
     seen = []
-    for _ in range(4):
+    for _ in range(KILLS):
         job = in_process(killed, patches, config, checkpoint_minutes=1e-9)  # after each step
         written = last.stat().st_mtime_ns if last.exists() else 0
         while job.is_alive() and not (last.exists() and last.stat().st_mtime_ns > written):
@@ -386,10 +388,12 @@ def test_two_processes_train_as_one_does(tmp_path, patches):
     from cryoseg.processes import own_command, start_processes
     from cryoseg.resuming import describe_run
 
-    transforms = ALL_TRANSFORMS
+    # Not AdamW, which makes whole steps out of the rounding of gradients that are zero; and small
+    # steps, since large ones let rounding grow a thousandfold within five.
+    how = {"transforms": ALL_TRANSFORMS, "optimizer": "sgd", "lr": 0.001}
     one, two = tmp_path / "one", tmp_path / "two"
-    train(one, patches, configuration(transforms=transforms, batch_size=4))
-    config = configuration(transforms=transforms, batch_size=2)
+    train(one, patches, configuration(batch_size=4, **how))
+    config = configuration(batch_size=2, **how)
     two.mkdir()
     arguments = two / "job.json"
     job = {

@@ -169,32 +169,28 @@ def resample(images, labels, draws):
     Returns (images, interpolated linearly, 0 outside of the patch; labels, those of the nearest
     voxel, 255 outside).
     """
-    shape = labels.shape[1:]
-    grid = torch.stack([_source_grid(shape, d, images.device) for d in draws])
+    grid = _source_grids(labels.shape[1:], draws, images.device)
     moved = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
     # One more, so that the 0 that stands for outside is no label; small integers are exact.
-    shifted = (labels[:, None].to(torch.int16) + 1).to(images.dtype)
+    shifted = labels[:, None].to(images.dtype) + 1
     nearest = F.grid_sample(shifted, grid, mode="nearest", align_corners=False)[:, 0]
-    nearest = nearest.to(torch.int16) - 1
-    return moved, torch.where(nearest < 0, IGNORED, nearest).to(torch.uint8)
+    # What is -1 now becomes 255 as a byte.
+    return moved, (nearest.to(torch.int16) - 1).to(torch.uint8)
 
 
-def _source_grid(shape, chosen, device):
-    """Where each voxel comes from, (Z, Y, X, 3) as grid_sample wants it: x first, edges at +-1."""
-    matrix = _source_matrix(chosen).to(device)
-    size = torch.tensor(shape, dtype=torch.float32, device=device)
-    # Coordinates relative to the patch's middle, in voxels; the axes are z, y, x.
-    axes = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in shape]
-    parts = [
-        matrix[i, 0] * axes[0][:, None, None]
-        + matrix[i, 1] * axes[1][:, None]
-        + matrix[i, 2] * axes[2]
-        for i in range(3)
-    ]
-    if chosen.elastic is not None:
-        shifts = _deformation(shape, chosen, device)
-        parts = [part + shift for part, shift in zip(parts, shifts, strict=True)]
-    return torch.stack([parts[i] * (2 / size[i]) for i in (2, 1, 0)], dim=-1)
+def _source_grids(shape, draws, device):
+    """Where voxels come from, (N, Z, Y, X, 3), as grid_sample wants it: x first, edges at +-1."""
+    size = torch.tensor(shape, dtype=torch.float32)
+    matrices = torch.stack([_source_matrix(chosen) for chosen in draws])
+    # From voxels to units of half an edge, from z, y, x to x, y, z.
+    matrices = (matrices * size / size[:, None]).flip(1, 2)
+    affine = torch.cat([matrices, torch.zeros(len(draws), 3, 1)], dim=2).to(device)
+    grids = F.affine_grid(affine, [len(draws), 1, *shape], align_corners=False)
+    for grid, chosen in zip(grids, draws, strict=True):
+        if chosen.elastic is not None:
+            shifts = _deformation(shape, chosen, device).flip(0)
+            grid += shifts.movedim(0, -1) * (2 / size.flip(0)).to(device)
+    return grids
 
 
 def _source_matrix(chosen):
@@ -250,9 +246,10 @@ def derive_distances(labels, channels):
     shape: whether nothing beyond the patch or of unknown class could be nearer).
     """
     classes = [0, 1] if channels == 1 else list(range(channels))
-    masks = {c: mask for c in classes if (mask := labels == c).any()}
+    counts = torch.bincount(labels.flatten(), minlength=IGNORED + 1).tolist()
+    masks = {c: labels == c for c in classes if counts[c]}
     to_class = {c: squared_distances(mask) for c, mask in masks.items()}
-    to_unknown = _squares_to_the_unknown(labels)
+    to_unknown = _squares_to_the_unknown(labels, counts[IGNORED] > 0)
     shape = (len(labels), channels, *labels.shape[1:])
     distances = torch.full(shape, -FAR, dtype=torch.int8, device=labels.device)
     certain = (to_unknown == FAR)[:, None].repeat(1, channels, 1, 1, 1)
@@ -278,10 +275,10 @@ def _second_smallest(squares, labels):
     return second
 
 
-def _squares_to_the_unknown(labels):
+def _squares_to_the_unknown(labels, some_ignored):
     """Squared distance to the nearest ignored voxel or to what lies beyond the patch."""
-    unknown = labels == IGNORED
-    squares = squared_distances(unknown) if unknown.any() else torch.full_like(labels, FAR)
+    far = torch.full_like(labels, FAR)
+    squares = squared_distances(labels == IGNORED) if some_ignored else far
     for axis, size in zip((1, 2, 3), labels.shape[1:], strict=True):
         place = torch.arange(size, device=labels.device)
         steps = torch.minimum(place, size - 1 - place) + 1

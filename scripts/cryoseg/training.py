@@ -41,7 +41,7 @@ class SegmentationTraining(lightning.LightningModule):
     def __init__(self, network, config, backbone_config):
         super().__init__()
         self.network = network
-        self.save_hyperparameters({"config": config, "backbone_config": backbone_config})
+        self.save_hyperparameters("config", "backbone_config")
         self.data = config["parameters"]["data"]
         self.learning = config["hyper_parameters"]
         wanted = config["parameters"]["network"]
@@ -53,6 +53,7 @@ class SegmentationTraining(lightning.LightningModule):
         # Questions of the callbacks to all processes, sent along with the loss: stop, save.
         self.requests = [0.0, 0.0]
         self.parts = {}
+        self.train()
 
     def train(self, mode=True):
         """Frozen parts stay in evaluation: their norms keep their statistics too."""

@@ -203,7 +203,7 @@ def _quieten():
         "does not have many workers", "smaller than the logging interval", "srun", "treespec",
         "dataloader is not resumable", "no `val_dataloader`", "sync_dist=True", "litlogger",
         "exists and is not empty", "lr_scheduler.step",
-        "in eval mode at the start of training",
+        "in eval mode at the start of training", "Grad strides do not match",
     ):  # fmt: skip
         warnings.filterwarnings("ignore", f".*{text}.*")
 
