@@ -10,12 +10,14 @@ setup: .venv/complete
 .venv/complete: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cryoseg needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
+	@echo "installing into .venv, which takes some minutes"
 	.venv/bin/python -m pip install --quiet ".[test]"
 	touch $@
 
 demo: setup
 	$(SNAKEMAKE) --configfile config/demo.yaml -- demo
-	@echo "Look at:"; ls demo/pictures/*.png
+	@cat demo/evaluation/*.tsv
+	@echo "Look at:"; ls demo/pictures/*.png demo/models/*/curves.png
 
 test: setup
 	.venv/bin/python -m pytest
@@ -27,4 +29,4 @@ lint: setup
 	.venv/bin/snakemake --lint --configfile config/demo.yaml
 
 clean-demo:
-	rm -rf demo logs/demo benchmarks/demo
+	rm -rf demo logs/demo_* benchmarks/demo_*

@@ -101,5 +101,10 @@ for entry in STAGES.predict:
     use rule * from entry_module as prefix*
 
 
+onsuccess:
+    report_warnings(workflow)
+
+
 onerror:
+    report_warnings(workflow)
     report_failures(workflow)

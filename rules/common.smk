@@ -9,6 +9,7 @@ from pathlib import Path
 
 import snakemake.common
 import snakemake.dag
+import snakemake.jobs
 import snakemake.rules
 from snakemake.logging import logger
 
@@ -20,7 +21,7 @@ if LIBRARY not in sys.path:
 from cryoseg import plan
 from cryoseg.configuration import SECTIONS, check_syntax, read_configuration
 from cryoseg.errors import InputError
-from cryoseg.failures import failure_lines
+from cryoseg.failures import failure_lines, names_input_error, warning_lines
 from cryoseg.host_memory import free_host_memory
 
 
@@ -55,6 +56,16 @@ def hasten_plans():
     gc.set_threshold(100_000, 50, 100)
 
 
+def retry_what_may_succeed():
+    """Do not try a job again whose log says what is wrong with its input: that stays wrong."""
+    allowed = snakemake.jobs.Job.restart_times.fget
+
+    def restart_times(job):
+        return 0 if job.log and names_input_error(str(job.log[0])) else allowed(job)
+
+    snakemake.jobs.Job.restart_times = property(restart_times)
+
+
 def limit_memory(workflow):
     """Let jobs that run on this machine together book no more memory than it has free.
 
@@ -82,7 +93,14 @@ def report_failures(workflow):
         logger.error(line)
 
 
+def report_warnings(workflow):
+    """Say at the end of a run what its jobs warned of."""
+    for line in warning_lines(str(log) for job in workflow.dag.finished_jobs for log in job.log):
+        logger.warning(line)
+
+
 hasten_plans()
+retry_what_may_succeed()
 limit_memory(workflow)
 
 # A configuration file given on the command line stands alone: the stages of the lab's own

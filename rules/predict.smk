@@ -110,5 +110,8 @@ rule label_voxels:
         runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
     params:
         settings=config["label"],
+        # What the scores must be made with: scores that are missing because their job failed are
+        # no reason to make labels anew, and labels of older scores would pass for new ones.
+        scored=config["score"],
     script:
         "../scripts/label_voxels.py"

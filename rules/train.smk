@@ -11,6 +11,7 @@ runs and after it failed, and a training that was cut short goes on from <models
 """
 
 from functools import partial
+from pathlib import Path
 
 from cryoseg.job_resources import (
     LONGEST_TRAINING_MINUTES,
@@ -120,7 +121,7 @@ rule train_model:
         runtime=LONGEST_TRAINING_MINUTES,
     params:
         settings=config["train"],
-        log_dir=config["log_dir"],
+        log_dir=lambda wildcards, output: str(Path(output.checkpoint).parents[1]),
         # A function of the output is no reason to train anew when its value changes.
         continue_training=lambda wildcards, output: config["continue_training"],
     script:

@@ -17,12 +17,23 @@ log = logging.getLogger("cryoseg")
 LARGEST_LABEL = 255  # labels are stored as uint8
 
 
-def inspect_model(checkpoint, model, *, settings, one_channel=False, postprocessing_sizes="null"):
+def inspect_model(
+    checkpoint,
+    model,
+    *,
+    settings,
+    one_channel=False,
+    out_channels=0,
+    postprocessing_sizes="null",
+    masks=False,
+):
     """Check that a checkpoint is a model that this stage can use, and describe it as JSON.
 
-    settings:    {in_channels, spatial_dims, out_channels} of the stage; None where it does not say
+    settings:    {in_channels, spatial_dims} of the stage; None where it does not say
+    out_channels: that the stage says the model has; 0 where it does not say
     one_channel: the stage cleans lamella masks, which takes a model of one channel
     postprocessing_sizes: of the stage, as JSON, to be compared with the model's channels
+    masks:       another stage takes the labels for masks
     """
     sizes = load_network(checkpoint).sizes
     for name in ("in_channels", "spatial_dims"):
@@ -32,11 +43,11 @@ def inspect_model(checkpoint, model, *, settings, one_channel=False, postprocess
                 f"{checkpoint}: the model has {name} {found}, the stage's parameters.network asks "
                 f"for {wanted}; name another trained_model, or correct the key"
             )
-    if settings["out_channels"] not in (None, sizes.out_channels):
+    if out_channels not in (0, sizes.out_channels):
         # CryoSiam's own files carry a number that does not belong to the model.
         log.warning(
             "%s: the model has out_channels %d, the stage says %d; the model's number counts",
-            *(checkpoint, sizes.out_channels, settings["out_channels"]),
+            *(checkpoint, sizes.out_channels, out_channels),
         )
     if one_channel and sizes.out_channels > 1:
         raise InputError(
@@ -52,6 +63,12 @@ def inspect_model(checkpoint, model, *, settings, one_channel=False, postprocess
             f"{checkpoint}: the model has {sizes.out_channels} classes; the largest label "
             f"that can be stored is {LARGEST_LABEL}"
         )
+    if masks and sizes.out_channels > 1:
+        log.warning(
+            "%s: the model has %d classes, and another stage's mask_folder is where its labels go; "
+            "all but 0 count as inside the mask",
+            *(checkpoint, sizes.out_channels),
+        )
     try:
         size_per_label(json.loads(postprocessing_sizes), sizes.out_channels)
     except InputError as error:
@@ -61,6 +78,10 @@ def inspect_model(checkpoint, model, *, settings, one_channel=False, postprocess
         "halo": measure_halo(sizes),
         "sha256": checkpoint_sha256(checkpoint),
     }
+    log.info(
+        "%s: %d out_channels, %s blocks, halo %s", checkpoint, sizes.out_channels,
+        sizes.block_type, description["halo"],
+    )  # fmt: skip
     with written_aside(model) as aside:
         Path(aside).write_text(json.dumps(description, indent=2) + "\n")
 
@@ -68,6 +89,7 @@ def inspect_model(checkpoint, model, *, settings, one_channel=False, postprocess
 if __name__ == "__main__":
     with log_to(snakemake.log[0]):
         labelling = {
-            name: snakemake.resources[name] for name in ("one_channel", "postprocessing_sizes")
+            name: snakemake.resources[name]
+            for name in ("one_channel", "out_channels", "postprocessing_sizes", "masks")
         }
         inspect_model(**snakemake.input, **snakemake.output, **snakemake.params, **labelling)

@@ -1,5 +1,6 @@
 """Turn the scores of one tomogram into a lamella mask or classes."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cryoseg.volumes import open_mask, open_volume, write_mrc, written_aside
 log = logging.getLogger("cryoseg")
 
 
-def label_voxels(scores, tomogram, labels, mask=None, mrc=None, *, settings):
+def label_voxels(scores, tomogram, labels, mask=None, mrc=None, *, settings, scored):
     """Write the predictions of a tomogram.
 
     scores:   what score_voxels wrote of it
@@ -23,6 +24,7 @@ def label_voxels(scores, tomogram, labels, mask=None, mrc=None, *, settings):
     mrc:      MRC file to write too, which lies on the tomogram, if any
     settings: {threshold (null: by the model), postprocessing, 3d_postprocessing,
               postprocessing_sizes, save_internal_files}
+    scored:   settings of score_voxels that the scores must be of
     """
     name = Path(labels).name.removesuffix("_preds.h5")
     volume = open_volume(tomogram)
@@ -31,6 +33,12 @@ def label_voxels(scores, tomogram, labels, mask=None, mrc=None, *, settings):
             raise InputError(
                 f"{scores}: the scores are {source['probability'].shape}, {tomogram} is "
                 f"{volume.shape}; delete the scores, so that they are computed anew"
+            )
+        made_with = json.loads(source.attrs["settings"])
+        if made_with["data"] != scored["data"]:
+            raise InputError(
+                f"{scores}: the scores were computed with parameters.data {made_with['data']}, "
+                f"the stage has {scored['data']}; delete them, so that they are computed anew"
             )
         inside = open_mask(mask, volume.shape) if mask else None
         found, used = label_scores(name, source, inside, settings)

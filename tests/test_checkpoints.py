@@ -83,6 +83,50 @@ def test_half_precision_weights_become_single(tmp_path):
     assert load_network(path)._model.semantic_head[0].weight.dtype == torch.float32
 
 
+class Program(torch.nn.Module):
+    """What torch.jit.save stores with code that torch.load runs."""
+
+    def __init__(self, canary: str):
+        super().__init__()
+        self.canary = canary
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return (self.canary, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]):
+        self.canary = state[0]
+        self.training = state[1]
+        written = torch.from_file(self.canary, True, 64).fill_(1.0)
+        assert bool(written.sum() > 0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*TorchScript archive")
+def test_a_program_saved_as_a_checkpoint_is_refused_and_not_run(tmp_path):
+    packed, stored, canary = (tmp_path / name for name in ("packed", "stored.ckpt", "canary"))
+    torch.jit.save(torch.jit.script(Program(str(canary))), packed)
+    with zipfile.ZipFile(packed) as source, zipfile.ZipFile(stored, "w") as target:
+        for member in source.namelist():  # as PyTorch stores weights: not compressed
+            target.writestr(member, source.read(member))
+    torch.load(stored, weights_only=False)
+    assert canary.exists()  # so the file does what it is meant to do
+    canary.unlink()
+    with pytest.raises(InputError, match="holds a program"):
+        read_checkpoint(stored)
+    assert not canary.exists()
+
+
+def test_weights_larger_than_the_file_are_refused(tmp_path):
+    vast = {"weight": torch.zeros(1).expand(100_000, 100_000)}
+    torch.save({"state_dict": vast, "hyper_parameters": {"config": {}}}, tmp_path / "vast.ckpt")
+    with pytest.raises(InputError, match="larger than what is stored"):
+        read_checkpoint(tmp_path / "vast.ckpt")
+
+
 def broken(kind, path):
     network = random_network()
     if kind == "text":

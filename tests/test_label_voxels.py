@@ -23,6 +23,8 @@ SETTINGS = {
     "save_internal_files": False,
 }
 
+SCORED = {"data": {"min": 0, "max": 1, "mean": 0, "std": 1}}
+
 
 class Files:
     """A tomogram, its scores and what is made of them, in one folder."""
@@ -39,7 +41,7 @@ class Files:
         attributes = PLACE | {
             "tomogram_file": "TS_01.mrc",
             "checkpoint_sha256": "c0ffee",
-            "settings": {"precision": "float32"},
+            "settings": {"precision": "float32"} | SCORED,
             "versions": {"torch": "2.13.0"},
         }
         values = {"probability": np.rint(probability * PROBABILITY_STEPS).astype(np.uint16)}
@@ -51,9 +53,25 @@ class Files:
 
     def label(self, mask=None, mrc=None, **changed):
         settings = SETTINGS | changed
-        label_voxels(self.scores, self.tomogram, self.labels, mask, mrc, settings=settings)
+        files = self.scores, self.tomogram, self.labels, mask, mrc
+        label_voxels(*files, settings=settings, scored=SCORED)
         with h5py.File(self.labels) as file:
             return file["labels"][:]
+
+
+def test_a_label_that_fills_the_volume_is_a_warning(files, caplog):
+    files.write_scores(np.ones(SHAPE))
+    assert files.label().all()
+    assert "label 1 has 100.0 % of the voxels" in caplog.text
+
+
+def test_scores_of_other_settings_are_refused(files):
+    files.write_scores(np.ones(SHAPE))
+    other = {"data": SCORED["data"] | {"max": 120}}
+    with pytest.raises(InputError, match=r"computed with parameters.data .* delete them"):
+        label_voxels(
+            files.scores, files.tomogram, files.labels, settings=dict(SETTINGS), scored=other
+        )
 
 
 @pytest.fixture
@@ -191,7 +209,7 @@ def test_attributes_say_where_the_labels_lie_and_how_they_were_made(lamella):
     assert attributes["tomogram"] == "TS_01"
     assert attributes["checkpoint_sha256"] == "c0ffee"
     settings = json.loads(attributes["settings"])
-    assert settings["score_voxels"] == {"precision": "float32"}
+    assert settings["score_voxels"] == {"precision": "float32"} | SCORED
     assert settings["label_voxels"] == SETTINGS | {"postprocessing": True, "threshold": 0.9}
     versions = json.loads(attributes["versions"])
     assert versions["score_voxels"] == {"torch": "2.13.0"}

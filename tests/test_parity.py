@@ -19,7 +19,7 @@ def predict(folder, tomogram, checkpoint, threshold, *, save_internal_files=True
     """Both steps of a stage on one tomogram; returns the paths of the files."""
     made = {"model": "model.json", "scores": "scores.h5", "labels": "preds.h5"}
     paths = SimpleNamespace(**{name: folder / file for name, file in made.items()})
-    network = {"in_channels": 1, "spatial_dims": 3, "out_channels": None}
+    network = {"in_channels": 1, "spatial_dims": 3}
     inspect_model(checkpoint, paths.model, settings=network)
     scoring = {
         "data": {"min": 0, "max": 120, "mean": 0, "std": 1},
@@ -34,7 +34,7 @@ def predict(folder, tomogram, checkpoint, threshold, *, save_internal_files=True
         "postprocessing_sizes": None,
         "save_internal_files": save_internal_files,
     }
-    label_voxels(paths.scores, tomogram, paths.labels, settings=labelling)
+    label_voxels(paths.scores, tomogram, paths.labels, settings=labelling, scored=scoring)
     return paths
 
 

@@ -25,7 +25,7 @@ SETTINGS = {
     "precision": "fp32",
     "save_internal_files": False,
 }
-ANY_MODEL = dict.fromkeys(("in_channels", "spatial_dims", "out_channels"))
+ANY_MODEL = dict.fromkeys(("in_channels", "spatial_dims"))
 
 
 @pytest.fixture
@@ -106,16 +106,25 @@ def test_an_empty_mask_gives_empty_scores_and_a_warning(files, tmp_path, caplog)
 
 
 def test_the_stage_and_the_model_must_agree(files, tmp_path, caplog):
-    def inspect(one_channel=False, **wanted):
-        settings = ANY_MODEL | wanted
-        inspect_model(files[1], tmp_path / "other.json", settings=settings, one_channel=one_channel)
+    def inspect(settings=ANY_MODEL, **labelling):
+        inspect_model(files[1], tmp_path / "other.json", settings=settings, **labelling)
 
     with pytest.raises(InputError, match=r"spatial_dims 3, the stage's .* asks for 2"):
-        inspect(spatial_dims=2)
+        inspect(ANY_MODEL | {"spatial_dims": 2})
     with pytest.raises(InputError, match=r"this model has 3; name the lamella model"):
         inspect(one_channel=True)
     inspect(out_channels=1)
     assert "the stage says 1; the model's number counts" in caplog.text
+    inspect(masks=True)
+    assert "all but 0 count as inside the mask" in caplog.text
+    with pytest.raises(InputError, match=r"model.ckpt: postprocessing_sizes has 1 entries"):
+        inspect(postprocessing_sizes="[5]")
+
+
+def test_a_range_that_belongs_to_other_tomograms_is_a_warning(files, caplog):
+    settings = SETTINGS | {"data": SETTINGS["data"] | {"max": 120}}
+    score_voxels(*files, settings=settings)
+    assert "next to nothing of parameters.data.min..max = 0..120" in caplog.text
 
 
 def test_a_gpu_that_is_not_there_is_an_error_that_says_so(monkeypatch):

@@ -408,6 +408,27 @@ def test_a_bad_tomogram_fails_alone_and_is_named_at_the_end(lab):
     assert "Traceback" not in shown
 
 
+def test_scores_that_failed_after_a_change_are_computed_in_the_next_run(lab):
+    lab.write_stage("semantic", parameters__data__max=3, hyper_parameters__device="cuda:7")
+    shown = lab.run(fails=True)
+    assert shown.count("device cuda:7 is asked for") >= 1
+    assert "Trying to restart" not in shown
+    lab.write_stage("semantic", parameters__data__max=3)
+    assert steps(["semantic_score_voxels", "semantic_label_voxels"], NAMES) <= lab.plan()
+
+
+def test_what_jobs_warned_of_stands_at_the_end_of_the_run(lab):
+    lab.write_stage("semantic", parameters__network__threshold=1)
+    shown = lab.run()
+    _, warnings = shown.split(" warnings:")
+    assert "TS_1: no voxel gets a label at threshold 1" in warnings
+
+
+def test_a_number_of_classes_that_is_only_compared_reruns_nothing(lab):
+    lab.write_stage("semantic", parameters__network__out_channels=5)
+    assert lab.plan() == set()
+
+
 def test_a_job_that_is_killed_is_tried_once_more_with_smaller_tiles(lab):
     for file in ("TS_1_preds.h5", "scores/TS_1_scores.h5"):
         (lab.folder / "predictions/semantic" / file).unlink()

@@ -74,6 +74,9 @@ def read_checkpoint(path):
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise InputError(f"{path}: state_dict holds {name!r}, which is no tensor of a network")
+        # A tensor with strides of 0 is larger than the file it comes from.
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise InputError(f"{path}: the weights {name} are larger than what is stored of them")
         if not torch.isfinite(value).all():
             raise InputError(
                 f"{path}: the weights {name} hold NaN or infinity; train the model anew"
@@ -107,6 +110,26 @@ def _check_archive(path):
     if packed:
         raise InputError(
             f"{path}: {packed[0]} is compressed, which PyTorch never does; not a checkpoint"
+        )
+    _refuse_programs(path)
+
+
+def _refuse_programs(path):
+    """Refuse archives of TorchScript, which torch.load would run without asking an unpickler.
+
+    They are told as torch.load tells them, and by its own reader: another one may see other
+    members in an archive that was made to deceive.
+    """
+    try:
+        members = torch._C.PyTorchFileReader(str(path)).get_all_records()
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: the checkpoint is cut off or damaged ({error}); copy it anew"
+        ) from error
+    if programs := [m for m in members if m == "constants.pkl" or m.startswith("code/")]:
+        raise InputError(
+            f"{path}: holds a program ({programs[0]}), as torch.jit.save writes; it is not run. "
+            "Name the checkpoint that the training wrote"
         )
 
 
@@ -182,7 +205,10 @@ def load_network(path):
             f"{'; '.join(differences[:3])}{more}"
         )
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    network.load_state_dict(state, assign=True)
+    try:
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{path}: the weights cannot be used: {error}") from error
     return network.eval().requires_grad_(False)
 
 

@@ -12,6 +12,8 @@ log = logging.getLogger("cryoseg")
 
 # A volume scaled by percentiles has next to nothing outside; one that was never scaled, half.
 WARN_OUTSIDE, REFUSE_OUTSIDE = 0.01, 0.5
+# A volume that fills less of the range than this was probably scaled for another one.
+WARN_NARROW = 0.05
 
 
 @dataclass
@@ -75,7 +77,18 @@ def check_intensities(name, volume, lowest=-np.inf, highest=np.inf):
         )
     if share > WARN_OUTSIDE:
         log.warning("%s; these are clipped", text)
+    if np.isfinite(highest - lowest) and _spanned(found, lowest, highest) < WARN_NARROW:
+        log.warning(
+            "%s: the tomogram spans %g..%g, next to nothing of parameters.data.min..max = %g..%g; "
+            "are min and max those of these tomograms?",
+            name, found.lowest, found.highest, lowest, highest,
+        )  # fmt: skip
     return found
+
+
+def _spanned(found, lowest, highest):
+    """Share of the range that a volume's intensities span."""
+    return (min(found.highest, highest) - max(found.lowest, lowest)) / (highest - lowest)
 
 
 def check_alike(name, tomogram, what, other):

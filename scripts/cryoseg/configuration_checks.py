@@ -147,12 +147,18 @@ def _input_mistakes(stages, files):
         writer = stages.writer_of(folder)
         if reason := unusable_path(folder):
             yield f"{begin} {reason}"
+        elif key == "mask_folder" and _reads_same(stages.predict[name], folder):
+            yield f"{begin} is the data_folder too; a tomogram is no mask of itself"
         elif writer is None:
             continue
         elif (writer.section, writer.name) == (section, name):
             yield f"{begin} is its {writer.key} too; its outputs would overwrite its inputs"
         elif writer.holds != wanted and (wanted, writer.holds) != ("labels", "predictions"):
             yield f"{begin} is where {writer} writes; keep {wanted} and {writer.holds} apart"
+
+
+def _reads_same(stage, folder):
+    return "data_folder" in stage and identity(stage["data_folder"]) == identity(folder)
 
 
 def _inputs(stages):

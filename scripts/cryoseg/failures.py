@@ -1,4 +1,9 @@
-"""The end of a run in which jobs failed: which ones, and why."""
+"""The end of a run: which jobs failed, and why; what the others warned of."""
+
+import re
+
+WARNING = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING (.*)")
+MOST_WARNINGS = 20
 
 
 def failure_lines(jobs):
@@ -16,6 +21,15 @@ def failure_lines(jobs):
     return lines
 
 
+def names_input_error(log):
+    """Whether a log says what the user must mend, so that another try would fail alike."""
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            return any(line.startswith("error: ") for line in file)
+    except OSError:
+        return False
+
+
 def failure_reason(log):
     """The sentence after ``error:`` in a log file, or else its last line."""
     try:
@@ -30,3 +44,30 @@ def failure_reason(log):
         return lines[-1]
     last = f"; the last line of its log: {lines[-1]}" if lines else ""
     return f"it ended without a word, killed perhaps for lack of memory or time{last}"
+
+
+def warning_lines(logs):
+    """Lines for the end of a run: what its jobs warned of, each once, and where the rest stands.
+
+    logs: paths of the logs of the jobs that ran
+    """
+    found = {}
+    for log in logs:
+        for warning in _warnings_in(log):
+            found.setdefault(warning, log)
+    if not found:
+        return []
+    count = "1 warning" if len(found) == 1 else f"{len(found)} warnings"
+    lines = [f"{count}:", *(f"  {warning}" for warning in list(found)[:MOST_WARNINGS])]
+    if len(found) > MOST_WARNINGS:
+        more = list(found.values())[MOST_WARNINGS]
+        lines.append(f"  ... and {len(found) - MOST_WARNINGS} more, the next one in {more}")
+    return lines
+
+
+def _warnings_in(log):
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            return [match[1] for line in file if (match := WARNING.match(line))]
+    except OSError:  # a job without a log
+        return []

@@ -64,8 +64,8 @@ def plan_volume(scorer, shape, memory, mask=None, tile_size=None):
         needed = scorer.peak_bytes(smallest) * WORKSPACE
         raise InputError(
             f"the smallest tile that this network allows, {smallest.shape} voxels, needs "
-            f"{needed / 1e9:.2f} GB, and {memory / 1e9:.2f} GB are given; raise memory_gb, "
-            "or give the job more memory"
+            f"{needed / 1e6:.0f} MB, and memory_gb, the job's mem_mb and what is free leave "
+            f"{memory / 1e6:.0f} MB (half of it in a retry); raise the smallest of them"
         ) from error
 
 

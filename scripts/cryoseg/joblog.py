@@ -41,6 +41,9 @@ def log_to(path):
         except InputError as error:
             reason = "error: " + " ".join(str(error).splitlines())
             print(reason, file=log)
+        except KeyboardInterrupt:
+            print("interrupted", file=log)
+            raise SystemExit(130) from None
         except Exception as error:
             traceback.print_exc(file=log)
             reason = traceback.format_exception_only(error)[-1].strip()

@@ -19,7 +19,7 @@ __all__ = [
     "with_aliases",
 ]  # for the rules, which know this module only
 
-NETWORK_KEYS = ("in_channels", "spatial_dims", "out_channels")
+NETWORK_KEYS = ("in_channels", "spatial_dims")
 LABEL_KEYS = ("threshold", "postprocessing", "3d_postprocessing", "postprocessing_sizes")
 # Labels 1, 2, ... of simulated tomograms; see cryoseg.simulation.
 SIMULATED_CLASSES = ["membrane", "large particle", "small particle", "filament"]
@@ -107,7 +107,7 @@ def prediction(stages, name):
         "paths": paths | records(name),
         "masked": masks is not None,
         "mrc": stage["save_original_file_extension"],
-        "asked_of_model": _asked_of_model(network),
+        "asked_of_model": _asked_of_model(network) | {"masks": int(stages.makes_masks(name))},
         "inspect": {key: network[key] for key in NETWORK_KEYS},
         "score": {"data": intensities, "precision": speed["precision"]} | keep,
         "label": {key: network[key] for key in LABEL_KEYS} | _by_label(network) | keep,
@@ -136,6 +136,7 @@ def _asked_of_model(network):
     sizes = _by_label(network).get("postprocessing_sizes", network["postprocessing_sizes"])
     return {
         "one_channel": int(network["postprocessing"]),
+        "out_channels": network["out_channels"] or 0,
         "postprocessing_sizes": json.dumps(sizes),
     }
 

@@ -57,7 +57,6 @@ def training(stages, name):
         "patches": with_aliases({"patches": patches}, awkward)["patches"],
         "aliases": awkward,
         "pretrained": pretrained is not None,
-        "log_dir": folders["logs"],
         "continue_training": entry["continue_training"],
         "speed": _as_resources(entry),
         "job": _size(entry),

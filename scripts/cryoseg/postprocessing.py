@@ -14,6 +14,8 @@ from cryoseg.volumes import slabs
 
 logger = logging.getLogger(__name__)
 
+# A label with more of the voxels than this is hardly meant.
+FULL = 0.99
 DEFAULT_THRESHOLD, DEFAULT_THRESHOLD_CLASSES = 0.9, 0.1
 # Voxels that share a corner belong together, as CryoSiam has it.
 CONNECTIVITY = 26
@@ -36,7 +38,9 @@ def label_scores(name, scores, mask, settings):
     if threshold is None:
         threshold = DEFAULT_THRESHOLD if channels == 1 else DEFAULT_THRESHOLD_CLASSES
     labels, largest = threshold_scores(scores, threshold, mask)
-    if not labels.any():
+    if scores.attrs.get("scored_voxels", 1) == 0:
+        logger.warning("%s: the mask is empty, so all labels are 0", name)
+    elif not labels.any():
         logger.warning(
             "%s: no voxel gets a label at threshold %g, all are 0; the largest probability is %.3f",
             name, threshold, largest,
@@ -46,7 +50,21 @@ def label_scores(name, scores, mask, settings):
         mask_found = clean_lamella(name, labels.view(bool), settings["3d_postprocessing"])
         labels = mask_found.view(np.uint8)
         apply_mask(labels, mask)
+    _log_shares(name, labels, max(channels, 2))
     return labels, settings | {"threshold": threshold}
+
+
+def _log_shares(name, labels, classes):
+    """Say how many voxels each label has; warn where one label has all but none of them."""
+    voxels = np.bincount(labels.ravel(), minlength=classes)
+    shares = ", ".join(f"{label}: {n / labels.size:.2%}" for label, n in enumerate(voxels))
+    logger.info("%s: share of the voxels with label %s", name, shares)
+    largest = int(voxels[1:].argmax()) + 1
+    if voxels[largest] > FULL * labels.size:
+        logger.warning(
+            "%s: label %d has %.1f %% of the voxels; does this model belong to these tomograms?",
+            name, largest, 100 * voxels[largest] / labels.size,
+        )  # fmt: skip
 
 
 def _check(name, channels, settings):

@@ -36,6 +36,8 @@ def _mask_mistakes(stages, name, begin):
         return
     place, ending = stages.masks(name)
     written = set() if writer is None else stages.names_by(writer)
+    if writer is not None and not written:  # what keeps it from making any has been reported
+        return
     lacking = [
         each
         for each in stages.names_to_predict(name)

@@ -121,6 +121,12 @@ class Stages(TrainingStages, LabelStages):
         except OSError:
             return set()
 
+    def makes_masks(self, name):
+        """Whether another stage reads the labels of this one as masks."""
+        own = identity(self.predict[name]["prediction_folder"])
+        folders = (stage["mask_folder"] for stage in self.predict.values())
+        return any(folder and identity(folder) == own for folder in folders)
+
     def masks(self, name):
         """(folder, ending) of a stage's masks, or None; a mask is folder/name + ending."""
         folder = self.predict[name]["mask_folder"]

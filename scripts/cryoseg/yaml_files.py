@@ -4,6 +4,8 @@ import yaml
 
 from cryoseg.errors import InputError
 
+MOST_VALUES = 1_000_000
+
 
 def read_yaml(path):
     """Return the mapping that a YAML file holds.
@@ -33,10 +35,26 @@ def read_yaml(path):
                 for key, line in loader.repeated
             )
         )
+    if not _is_finite(content):
+        raise InputError(
+            f"{path}: holds aliases (*name) of what they stand in, or very many; write it out"
+        )
     if not isinstance(content, dict):
         found = "nothing" if content is None else "no mapping of keys to values"
         raise InputError(f"{path}: holds {found}; it must hold lines of the form `key: value`")
     return content
+
+
+def _is_finite(content):
+    """Whether the content, aliases written out, is no larger than a configuration ever is."""
+    waiting, count = [content], 0
+    while waiting and count < MOST_VALUES:
+        value, count = waiting.pop(), count + 1
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return not waiting
 
 
 def _place(error):

@@ -111,7 +111,7 @@ def script(case, folder):
     }
     scores = folder / ("classes.h5" if case == CASES[2] else "lamella.h5")
     files = scores, folder / "tomogram.mrc", folder / "benchmark_preds.h5"
-    return lambda: label_voxels(*files, settings=settings)
+    return lambda: label_voxels(*files, settings=settings, scored={"data": {}})
 
 
 def references(case, folder):
@@ -181,7 +181,7 @@ def write_scores(folder, shape):
     certain = np.full(shape, PROBABILITY_STEPS, np.uint16)
     values["classes"] = {"probability": certain, "winner": winner}
     attributes = {"voxel_size": (10.0,) * 3, "origin": (0.0,) * 3, "nstart": (0,) * 3}
-    attributes |= {"checkpoint_sha256": "", "settings": {}, "versions": {}}
+    attributes |= {"checkpoint_sha256": "", "settings": {"data": {}}, "versions": {}}
     for name, channels in (("lamella", 1), ("classes", len(SIZES))):
         with ScoresWriter(folder / f"{name}.h5", shape, channels, attributes) as writer:
             writer.write([(0, size) for size in shape], values[name])
