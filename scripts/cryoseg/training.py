@@ -106,10 +106,10 @@ class SegmentationTraining(lightning.LightningModule):
         logits, raw = self.network(images, distances=self.use_distances)
         losses = self.losses(logits, raw, labels, target, known)
         sums = torch.stack([total for total, _ in losses.values()])
-        counts = torch.stack([count for _, count in losses.values()]).to(sums.dtype)
-        asked = sums.new_tensor(self.requests)
+        counts = torch.stack([count for _, count in losses.values()]).double()
+        asked = counts.new_tensor(self.requests)
         n = len(losses)
-        shared = together(torch.cat([sums.detach(), counts, asked]).double())
+        shared = together(torch.cat([sums.detach().double(), counts, asked]))
         divisors = shared[n : 2 * n].clamp(min=1)
         *values, stop, save = [*(shared[:n] / divisors).tolist(), *shared[2 * n :].tolist()]
         self.parts = _parts(dict(zip(losses, values, strict=True)))
