@@ -76,7 +76,7 @@ def test_a_training_leaves_all_that_is_promised(trained):
     assert sorted(p.name for p in model.iterdir()) == sorted(
         ["last.ckpt", "model_best.ckpt", kept.name]
     )
-    assert list((log / "tensorboard").glob("events.*"))
+    assert list((log / "tensorboard").glob("run_1/events.*"))
     for picture in ("curves.png", "augmented_samples.png"):
         assert (log / picture).read_bytes().startswith(b"\x89PNG")
     used = yaml.safe_load((log / "settings.yaml").read_text())
@@ -233,6 +233,16 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_patches(tmp_p
     with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d+ .*tomo_\w+ at z\d+"):
         train(tmp_path, paths, config)
     assert not (tmp_path / "log" / "model" / "model_best.ckpt").exists()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_sixteen_bits_train_alike(precision, tmp_path, patches):
+    config = configuration(max_epochs=1, lr=0.001, precision=precision)
+    state, _ = read_checkpoint(train(tmp_path / precision, patches, config))
+    assert all(v.dtype in (torch.float32, torch.int64) for v in state.values())
+    train(tmp_path / "fp32", patches, configuration(max_epochs=1, lr=0.001))
+    (low,), (single,) = rows_of(tmp_path / precision), rows_of(tmp_path / "fp32")
+    assert low["train_loss"] == pytest.approx(single["train_loss"], rel=0.02)
 
 
 def test_training_stops_when_validation_no_longer_improves(tmp_path, patches):

@@ -1,7 +1,5 @@
 """Training of a segmentation network, as a module of Lightning."""
 
-import warnings
-
 import lightning
 import torch
 
@@ -80,12 +78,6 @@ class SegmentationTraining(lightning.LightningModule):
         )  # fmt: skip
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
-    def lr_scheduler_step(self, scheduler, metric):
-        # What comes after the last step is another epoch that early stopping did not see.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-            scheduler.step()
-
     def prepare(self, batch):
         """Images, labels, distance targets and where they are true, as the losses take them."""
         data = self.data
@@ -114,10 +106,10 @@ class SegmentationTraining(lightning.LightningModule):
         logits, raw = self.network(images, distances=self.use_distances)
         losses = self.losses(logits, raw, labels, target, known)
         sums = torch.stack([total for total, _ in losses.values()])
-        counts = torch.stack([count for _, count in losses.values()]).to(sums.dtype)
-        asked = sums.new_tensor(self.requests)
+        counts = torch.stack([count for _, count in losses.values()]).double()
+        asked = counts.new_tensor(self.requests)
         n = len(losses)
-        shared = together(torch.cat([sums.detach(), counts, asked]).double())
+        shared = together(torch.cat([sums.detach().double(), counts, asked]))
         divisors = shared[n : 2 * n].clamp(min=1)
         *values, stop, save = [*(shared[:n] / divisors).tolist(), *shared[2 * n :].tolist()]
         self.parts = _parts(dict(zip(losses, values, strict=True)))
@@ -149,8 +141,13 @@ class SegmentationTraining(lightning.LightningModule):
             images, labels, target, known = self.prepare(batch)
         logits, raw = self.network(images, distances=self.use_distances)
         losses = self.losses(logits, raw, labels, target, known)
-        self._names = list(losses)
         sums = torch.stack([torch.stack([s.double(), c.double()]) for s, c in losses.values()])
+        if not torch.isfinite(sums).all():
+            raise InputError(
+                f"the validation loss is no number after step {self.global_step}, with "
+                f"{', '.join(batch.names)}; look at these patches, lower the learning rate "
+                f"({self.learning['lr']}), or set precision to fp32"
+            )
         self._sums = self._sums + sums if self._sums.numel() else sums
         predicted = logits[:, 0] > 0 if self.channels == 1 else logits.argmax(1)
         self._confusion += confusion(predicted, labels, self.classes)

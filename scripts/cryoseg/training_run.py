@@ -143,7 +143,7 @@ def train(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         callbacks=_callbacks(folder, run, learning, minutes, validated),
-        logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
+        logger=TensorBoardLogger(folder / "tensorboard", None, events_folder(folder, start)),
         log_every_n_steps=10,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -170,6 +170,13 @@ def train(
     network.to(memory_format=torch.channels_last_3d)
     trainer.fit(module, *loaders, ckpt_path=start, weights_only=True)
     return trainer
+
+
+def events_folder(folder, start):
+    """Name of the folder of TensorBoard's events: a new one, unless the training goes on."""
+    runs = [path.name for path in (Path(folder) / "tensorboard").glob("run_*")]
+    numbers = [int(name[4:]) for name in runs if name[4:].isdecimal()]
+    return f"run_{max(numbers, default=0 if not start else 1) + (not start)}"
 
 
 def _launched_by():
