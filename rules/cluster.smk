@@ -9,12 +9,14 @@ not do by itself: a member of a group that fails costs the other members nothing
 """
 
 import os
+import shlex
 from functools import wraps
 
 import snakemake.dag
 from snakemake.jobs import GroupJob
 from snakemake.resources import GroupResources, Resource
 from snakemake.scheduling.job_scheduler import JobScheduler
+from snakemake_interface_executor_plugins import utils as executor_utils
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 from cryoseg import slurm
@@ -33,8 +35,10 @@ SLURM_JOBS = {}
 
 layered_resources = GroupResources.basic_layered.__func__
 report_error = RemoteExecutor.report_job_error
+handle_error = JobScheduler._handle_error
 postprocess_group = GroupJob.postprocess
 chunks = snakemake.dag.group_into_chunks
+format_value = executor_utils.format_cli_value
 
 
 def place_jobs(workflow, stages):
@@ -57,16 +61,28 @@ def send_elsewhere(workflow, stages):
     # In a group, jobs take turns: they ask for the memory, processors and GPU of one.
     workflow.resource_scopes.update({"turn": "local"})
     workflow.register_resource("turn", 1)
+    executor_utils.format_cli_value = quoted
     GroupResources.basic_layered = classmethod(within_the_limit)
     if workflow.is_main_process:
         GroupJob.wildcards = property(names_of_members)
         RemoteExecutor.report_job_error = keep_finished_members
+        JobScheduler._handle_error = let_others_go_on
         snakemake.dag.group_into_chunks = chunks_in_order
     else:
         # Within a cluster job: one member of a group does not stop the others, and what those
         # wrote stays, although the job as a whole fails.
         JobScheduler.keepgoing = property(lambda self: True, lambda self, asked: None)
         GroupJob.postprocess = unless_failed
+
+
+def quoted(value, quote=False, base64_encode=False):
+    """A value on the command line of a job, quoted as a shell reads it.
+
+    Snakemake quotes as Python does, and a shell would look for $ in a name with an apostrophe.
+    """
+    if isinstance(value, str) and quote and not base64_encode:
+        return shlex.quote(value)
+    return format_value(value, quote=quote, base64_encode=base64_encode)
 
 
 def choose_partition(resources, chosen):
@@ -165,19 +181,46 @@ def is_done(job):
 
 def finish_members(workflow, group, done):
     """Take finished members out of a running group, as a group of their own that succeeded."""
-    scheduler = workflow.scheduler
+    scheduler, dag = workflow.scheduler, workflow.dag
     finished = GroupJob(group.groupid, frozenset(done), group.global_resources)
     finished.finalize()
-    group.jobs = frozenset(group.jobs) - done
+    with scheduler._lock:
+        # A group is known by its members, so it leaves the sets before it changes.
+        scheduler.running.remove(group)
+        dag._running.remove(group)
+        take_out(group, done)
+        # As if the finished ones had been started apart; what they took of the limits (a cluster
+        # job) is given back when they end.
+        scheduler.update_available_resources([finished])
+        scheduler.running.update({group, finished})
+        dag.register_running({group, finished})
+    scheduler.finish_callback(finished)
+
+
+def take_out(group, jobs):
+    """Make a group one of fewer jobs."""
+    group.jobs = frozenset(group.jobs) - jobs
     group._toposorted = group._resources = group._scheduler_resources = None
     group._input = group._output = group._log = group._all_products = group._jobid = None
     group.finalize()
-    with scheduler._lock:
-        # As if it had been started apart; what it took of the limits is given back when it ends.
-        scheduler.running.add(finished)
-        scheduler.update_available_resources([finished])
-        workflow.dag.register_running({finished})
-    scheduler.finish_callback(finished)
+
+
+def let_others_go_on(scheduler, failed, postprocess_job=True):
+    """Do what follows an error; of groups that wait for what has failed, only that part waits."""
+    handle_error(scheduler, failed, postprocess_job)
+    if failed not in scheduler.failed:  # it is tried again
+        return
+    dag = scheduler.workflow.dag
+    lost, new = set(), set(getattr(failed, "jobs", [failed]))
+    while new:
+        new = {after for job in new for after in dag.depending[job] if dag.needrun(after)} - lost
+        lost |= new
+    for group in {
+        id(dag._group[job]): dag._group[job] for job in lost & dag._group.keys()
+    }.values():
+        if kept := group.jobs - lost:
+            take_out(group, lost)
+            dag.update_ready(kept)
 
 
 async def unless_failed(group, error=False, **options):
