@@ -13,7 +13,8 @@ import shlex
 from functools import wraps
 
 import snakemake.dag
-from snakemake.jobs import GroupJob
+from snakemake.exceptions import WorkflowError
+from snakemake.jobs import GroupJob, Job
 from snakemake.resources import GroupResources, Resource
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake_interface_executor_plugins import utils as executor_utils
@@ -35,8 +36,10 @@ SLURM_JOBS = {}
 
 layered_resources = GroupResources.basic_layered.__func__
 report_error = RemoteExecutor.report_job_error
+until_next_look = RemoteExecutor.next_seconds_between_status_checks
 handle_error = JobScheduler._handle_error
 postprocess_group = GroupJob.postprocess
+prepare_job = Job.prepare
 chunks = snakemake.dag.group_into_chunks
 format_value = executor_utils.format_cli_value
 
@@ -66,6 +69,9 @@ def send_elsewhere(workflow, stages):
     if workflow.is_main_process:
         GroupJob.wildcards = property(names_of_members)
         RemoteExecutor.report_job_error = keep_finished_members
+        RemoteExecutor.next_seconds_between_status_checks = property(
+            until_next_look.fget, look_soon
+        )
         JobScheduler._handle_error = let_others_go_on
         snakemake.dag.group_into_chunks = chunks_in_order
     else:
@@ -73,6 +79,9 @@ def send_elsewhere(workflow, stages):
         # wrote stays, although the job as a whole fails.
         JobScheduler.keepgoing = property(lambda self: True, lambda self, asked: None)
         GroupJob.postprocess = unless_failed
+        # A job whose node Slurm gave up may run on there, beside its next try elsewhere.
+        Job.prepare = unless_given_up
+        Job.cleanup = leave_outputs
 
 
 def quoted(value, quote=False, base64_encode=False):
@@ -169,6 +178,15 @@ def keep_finished_members(executor, job_info, msg=None, **options):
     report_error(executor, job_info, msg=msg, **options)
 
 
+def look_soon(executor, seconds):
+    """Set how long to wait until jobs are looked at, at most as --seconds-between-status-checks.
+
+    The executor for Slurm does not mind that option, and waits up to 3 minutes where no job ends.
+    """
+    longest = executor.workflow.remote_execution_settings.seconds_between_status_checks
+    until_next_look.fset(executor, min(seconds, longest))
+
+
 def is_done(job):
     """Whether all outputs are there and none bears the mark of a process that has begun it."""
     persistence = job.dag.workflow.persistence
@@ -227,3 +245,15 @@ async def unless_failed(group, error=False, **options):
     """Do what follows a group that ended, except to remove what its members wrote."""
     if not error:
         await postprocess_group(group, error=error, **options)
+
+
+async def unless_given_up(job):
+    """Prepare a step, which removes old outputs: not where another job has taken its place."""
+    number = os.environ.get("SLURM_JOB_ID")
+    if number and slurm.is_given_up(number):
+        raise WorkflowError(f"Slurm gave up job {number}, so it goes no further")
+    await prepare_job(job)
+
+
+async def leave_outputs(job, skip_outputs):
+    """Remove nothing after an error: what bears an output's name is complete, and perhaps not ours."""

@@ -67,6 +67,11 @@ def job_record(number, log=None, message=None):
     )
 
 
+def is_given_up(number):
+    """Whether Slurm knows the job and does not count it among those that run any more."""
+    return _fields(number).get("JobState", "RUNNING") not in ("RUNNING", "CONFIGURING")
+
+
 def _fields(number):
     """What scontrol says of a job, by name; nothing where it does not answer."""
     try:

@@ -174,6 +174,7 @@ class ClusterLab(Lab):
     SETTINGS = (
         *("--group-components", "cpu=2", "gpu=2"),
         *("--slurm-init-seconds-before-status-checks", "3"),
+        *("--seconds-between-status-checks", "3"),
         *("--max-threads", "1"),
     )
 
@@ -189,6 +190,9 @@ class ClusterLab(Lab):
             *("--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(self.folder)),
             *(*options, *self.SETTINGS[3:], *arguments),
         ]
+
+    def plan(self, *arguments):
+        return Lab(self.folder).plan(*arguments)
 
     def start(self, *arguments):
         """Start snakemake; returns its process, whose output goes into self.printed."""

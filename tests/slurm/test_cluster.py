@@ -5,34 +5,15 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
-from slurm_cluster import ClusterLab, SlurmCluster, reason_against
 
+from slurm_cluster import ClusterLab
 from test_workflow import ALL_STEPS, ODD, RAW, STAGES, Lab, fill, steps
 
 BAD = "TS_2"
 GOOD = ("TS_1", "TS_10", "TS_3", ODD)
-INSPECT = {(f"{stage}_inspect_model", None) for stage in STAGES}
-
-
-@pytest.fixture(scope="session")
-def cluster():
-    """A running cluster; a reason to skip without Slurm, a failure where it is required."""
-    if reason := reason_against():
-        if os.environ.get("CRYOSEG_REQUIRE_SLURM"):
-            pytest.fail(f"CRYOSEG_REQUIRE_SLURM is set, but {reason}")
-        pytest.skip(reason)
-    # Not in pytest's own folder, which nobody else may enter: munge and the database would not.
-    cluster = SlurmCluster(Path(tempfile.mkdtemp(prefix="slurm-")))
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 def prepare(lab, names):
