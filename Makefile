@@ -2,7 +2,7 @@
 PYTHON ?= python3
 SNAKEMAKE = .venv/bin/snakemake --profile profiles/local
 
-.PHONY: setup demo test lint clean-demo
+.PHONY: setup demo test lint profile clean-demo
 
 setup: .venv/complete
 
@@ -21,6 +21,15 @@ demo: setup
 
 test: setup
 	.venv/bin/python -m pytest
+
+# So that `snakemake --profile slurm` works from anywhere. A link: edit profiles/slurm here.
+PROFILES = $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/snakemake
+
+profile:
+	mkdir -p "$(PROFILES)"
+	@if [ -e "$(PROFILES)/slurm" ] && [ ! -L "$(PROFILES)/slurm" ]; then \
+	    echo "$(PROFILES)/slurm is there already and is not a link; move it away first"; exit 1; fi
+	ln -sfn "$(CURDIR)/profiles/slurm" "$(PROFILES)/slurm"
 
 lint: setup
 	.venv/bin/ruff check .

@@ -10,6 +10,7 @@ min_version("9.27")
 
 
 include: "rules/common.smk"
+include: "rules/cluster.smk"
 
 
 module targets:
@@ -99,6 +100,9 @@ for entry in STAGES.predict:
             given
 
     use rule * from entry_module as prefix*
+
+
+place_jobs(workflow, STAGES)
 
 
 onsuccess:

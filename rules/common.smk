@@ -21,8 +21,9 @@ if LIBRARY not in sys.path:
 from cryoseg import plan
 from cryoseg.configuration import SECTIONS, check_syntax, read_configuration
 from cryoseg.errors import InputError
-from cryoseg.failures import failure_lines, names_input_error, warning_lines
+from cryoseg.failures import Failure, failure_lines, names_input_error, write_failures
 from cryoseg.host_memory import free_host_memory
+from cryoseg.run_warnings import warning_lines
 
 
 def hasten_plans():
@@ -86,11 +87,16 @@ def or_stop(read, *arguments, **options):
 
 
 def report_failures(workflow):
-    """Say at the end of a run which jobs failed and why."""
+    """Say at the end of a run which jobs failed and why; write it down in logs/failures.tsv."""
     failed = [job for each in workflow.scheduler.failed for job in getattr(each, "jobs", [each])]
-    jobs = [(job.rule.name, job.wildcards.get("tomogram"), str(job.log[0])) for job in failed]
-    for line in failure_lines(jobs):
+    failures = [
+        Failure(job.rule.name, job.wildcards.get("tomogram"), str(job.log[0]), SLURM_JOBS.get(job))
+        for job in failed
+    ]
+    for line in failure_lines(failures):
         logger.error(line)
+    if failures:
+        write_failures("logs/failures.tsv", failures)
 
 
 def report_warnings(workflow):

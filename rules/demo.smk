@@ -24,6 +24,8 @@ rule simulate_tomogram:
         "<benchmarks>/simulate_tomogram/{tomogram}.tsv"
     wildcard_constraints:
         tomogram="[^/]+",
+    group:
+        "cpu_simulate"
     conda:
         "../envs/cryoseg.yaml"
     resources:
@@ -51,6 +53,8 @@ if config["draw"]:
             "<benchmarks>/draw_prediction/{tomogram}.tsv"
         wildcard_constraints:
             tomogram="[^/]+",
+        group:
+            "cpu_draw"
         conda:
             "../envs/cryoseg.yaml"
         resources:
@@ -77,6 +81,8 @@ if config["draw"]:
             "<benchmarks>/evaluate_labels/{tomogram}.tsv"
         wildcard_constraints:
             tomogram="[^/]+",
+        group:
+            "cpu_evaluate"
         conda:
             "../envs/cryoseg.yaml"
         resources:

@@ -27,6 +27,8 @@ if config["kind"] == "particles":
             "<benchmarks>/label_particles/{tomogram}.tsv"
         wildcard_constraints:
             tomogram="[^/]+",
+        group:
+            "cpu_label_making"
         conda:
             "../envs/cryoseg.yaml"
         resources:
@@ -54,6 +56,8 @@ if config["kind"] == "averages":
             "<benchmarks>/label_averages/{tomogram}.tsv"
         wildcard_constraints:
             tomogram="[^/]+",
+        group:
+            "cpu_label_making"
         conda:
             "../envs/cryoseg.yaml"
         resources:
@@ -79,6 +83,8 @@ if config["kind"] == "merge":
             "<benchmarks>/merge_labels/{tomogram}.tsv"
         wildcard_constraints:
             tomogram="[^/]+",
+        group:
+            "cpu_label_making"
         conda:
             "../envs/cryoseg.yaml"
         resources:

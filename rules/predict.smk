@@ -65,6 +65,8 @@ rule score_voxels:
         "<benchmarks>/score_voxels/{tomogram}.tsv"
     wildcard_constraints:
         tomogram="[^/]+",
+    group:
+        "gpu_score"
     conda:
         "../envs/cryoseg.yaml"
     threads: 8
@@ -102,6 +104,8 @@ rule label_voxels:
         "<benchmarks>/label_voxels/{tomogram}.tsv"
     wildcard_constraints:
         tomogram="[^/]+",
+    group:
+        "cpu_label"
     conda:
         "../envs/cryoseg.yaml"
     resources:

@@ -23,6 +23,8 @@ rule scale_tomogram:
         "<benchmarks>/scale_tomogram/{tomogram}.tsv"
     wildcard_constraints:
         tomogram="[^/]+",
+    group:
+        "cpu_scale"
     conda:
         "../envs/cryoseg.yaml"
     resources:

@@ -41,6 +41,8 @@ if config["filtered"]:
             "<benchmarks>/filter_labels/{tomogram}.tsv"
         wildcard_constraints:
             tomogram="[^/]+",
+        group:
+            "cpu_filter"
         conda:
             "../envs/cryoseg.yaml"
         resources:
@@ -64,6 +66,8 @@ rule measure_distances:
         "<benchmarks>/measure_distances/{tomogram}.tsv"
     wildcard_constraints:
         tomogram="[^/]+",
+    group:
+        "cpu_distances"
     conda:
         "../envs/cryoseg.yaml"
     resources:
@@ -90,6 +94,8 @@ rule cut_patches:
         "<benchmarks>/cut_patches/{tomogram}.tsv"
     wildcard_constraints:
         tomogram="[^/]+",
+    group:
+        "cpu_cut"
     conda:
         "../envs/cryoseg.yaml"
     resources:

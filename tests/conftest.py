@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -38,6 +39,24 @@ def real_data():
 def data():
     """Folder of small models and outputs that CryoSiam made."""
     return REPOSITORY / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A running cluster; a reason to skip without Slurm, a failure where it is required."""
+    from slurm_cluster import SlurmCluster, reason_against
+
+    if reason := reason_against():
+        if os.environ.get("CRYOSEG_REQUIRE_SLURM"):
+            pytest.fail(f"CRYOSEG_REQUIRE_SLURM is set, but {reason}")
+        pytest.skip(reason)
+    # Not in pytest's own folder, which nobody else may enter: munge and the database would not.
+    cluster = SlurmCluster(Path(tempfile.mkdtemp(prefix="slurm-")))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 def pytest_collection_modifyitems(items):

@@ -12,7 +12,6 @@ from conftest import REPOSITORY
 from cryoseg import job_resources, plan, schema_check
 from cryoseg.configuration import read_configuration
 from cryoseg.errors import InputError
-from cryoseg.failures import failure_lines
 from cryoseg.yaml_files import read_yaml
 
 LAMELLA = {
@@ -664,24 +663,3 @@ def test_the_examples_are_complete_and_right(monkeypatch):
             own = own["properties"][key]
         if "x-no-effect" not in own:
             assert f"{name}:" in text, f"no example shows {schema_check.dotted(keys)}"
-
-
-# The end of a failed run
-
-
-def test_failures_are_listed_with_reason_and_log(tmp_path):
-    (tmp_path / "a.log").write_text("INFO begin\nerror: a.mrc: truncated\n")
-    (tmp_path / "b.log").write_text(
-        "Traceback (most recent call last):\n  File\nMemoryError: no more\n"
-    )
-    (tmp_path / "c.log").write_text("INFO 3 of 9 tiles\n")
-    logs = [str(tmp_path / f"{name}.log") for name in "abcd"]
-    jobs = [("lamella_score_voxels", name, log) for name, log in zip("abcd", logs, strict=True)]
-    lines = failure_lines(jobs)
-    assert lines[0] == "4 jobs failed:"
-    assert lines[1:3] == ["  lamella_score_voxels a: a.mrc: truncated", f"    log: {logs[0]}"]
-    assert lines[3] == "  lamella_score_voxels b: MemoryError: no more"
-    assert "killed perhaps" in lines[5]
-    assert lines[5].endswith("the last line of its log: INFO 3 of 9 tiles")
-    assert "left no log" in lines[7]
-    assert failure_lines([]) == []

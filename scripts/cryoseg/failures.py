@@ -1,24 +1,131 @@
-"""The end of a run: which jobs failed, and why; what the others warned of."""
+"""The end of a run in which jobs failed: which ones, where, and why."""
 
-import re
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
 
-WARNING = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING (.*)")
-MOST_WARNINGS = 20
+from cryoseg.slurm import JobRecord
+
+COLUMNS = ("rule", "tomogram", "kind", "reason", "node", "log", "slurm_job", "slurm_log")
+# What Slurm's words for the end of a job mean here.
+KINDS = {
+    "OUT_OF_MEMORY": "out of memory",
+    "TIMEOUT": "timeout",
+    "DEADLINE": "timeout",
+    "NODE_FAIL": "node failure",
+    "BOOT_FAIL": "node failure",
+    "CANCELLED": "cancelled",
+    "PREEMPTED": "cancelled",
+}
 
 
-def failure_lines(jobs):
-    """Lines for the end of a run: each failed job and the reason that its log gives.
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed.
 
-    jobs: (rule, tomogram or None, path of the log) of each job that failed
+    log:   path of the log that its script wrote
+    slurm: what Slurm says of the cluster job that it was last in, or None for a local job
     """
-    if not jobs:
+
+    rule: str
+    tomogram: str | None
+    log: str
+    slurm: JobRecord | None = None
+
+
+def failure_lines(failures):
+    """Lines for the end of a run: each failed job and its reason."""
+    if not failures:
         return []
-    count = "1 job failed" if len(jobs) == 1 else f"{len(jobs)} jobs failed"
+    count = "1 job failed" if len(failures) == 1 else f"{len(failures)} jobs failed"
     lines = [f"{count}:"]
-    for rule, tomogram, log in sorted(jobs, key=str):
-        lines.append(f"  {rule}{f' {tomogram}' if tomogram else ''}: {failure_reason(log)}")
-        lines.append(f"    log: {log}")
+    for failure in sorted(failures, key=_order):
+        tomogram = f" {failure.tomogram}" if failure.tomogram else ""
+        place = f" on {failure.slurm.node}" if failure.slurm and failure.slurm.node else ""
+        lines.append(f"  {failure.rule}{tomogram}{place}: {explain(failure)[1]}")
+        lines.append(f"    log: {failure.log}")
+        if failure.slurm and failure.slurm.log:
+            lines.append(f"    Slurm's log: {failure.slurm.log}")
     return lines
+
+
+def write_failures(path, failures):
+    """Write a table (tab-separated, with a heading) of what failed."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, delimiter="\t", lineterminator="\n")
+        table.writerow(COLUMNS)
+        for failure in sorted(failures, key=_order):
+            kind, reason = explain(failure)
+            record = failure.slurm or JobRecord()
+            where = (record.node, failure.log, record.number, record.log)
+            table.writerow((failure.rule, failure.tomogram or "", kind, reason, *where))
+
+
+def _order(failure):
+    return failure.rule, failure.tomogram or ""
+
+
+def explain(failure):
+    """(kind, sentence) of a failure.
+
+    kind: "input error", "out of memory", "timeout", "node failure", "cancelled", "not submitted"
+          or "error"
+    """
+    record = failure.slurm
+    lines = _lines(failure.log, None if record is None else record.started)
+    errors = [line.removeprefix("error: ") for line in lines or () if line.startswith("error: ")]
+    if errors:
+        return "input error", errors[-1]
+    if any(line.startswith("Traceback (most recent call last)") for line in lines or ()):
+        return _of_exception(lines[-1]), lines[-1]
+    if record is not None and not record.number:
+        return (
+            "not submitted",
+            f"Slurm did not take the job: {record.last_line or 'it said nothing'}",
+        )
+    kind = record and record.out_of_memory and "out of memory"
+    kind = kind or (record and KINDS.get(record.state))
+    if kind:
+        return kind, f"{kind}{_asked(kind, record)}{_last(lines)}"
+    if lines is None and record is not None and record.last_line:
+        return "error", f"it ended before its step began; Slurm's log ends: {record.last_line}"
+    if lines is None:
+        return "error", "it left no log; see what Snakemake printed above"
+    return (
+        "error",
+        f"it ended without a word, killed perhaps for lack of memory or time{_last(lines)}",
+    )
+
+
+def _lines(log, since):
+    """Lines of a log that are not empty; None if there is none, or none from after ``since``."""
+    try:
+        if since is not None and os.path.getmtime(log) < since:
+            return None  # of an earlier try
+        with open(log, encoding="utf-8", errors="replace") as file:
+            return [line.strip() for line in file if line.strip()]
+    except OSError:
+        return None
+
+
+def _of_exception(line):
+    name = line.partition(":")[0].rpartition(".")[2]
+    return "out of memory" if name in ("MemoryError", "OutOfMemoryError") else "error"
+
+
+def _asked(kind, record):
+    """What a cluster job had asked for, where that was too little."""
+    if kind == "out of memory" and record.memory:
+        return f" (the cluster job had asked for {record.memory})"
+    if kind == "timeout" and record.time_limit:
+        return f" (the cluster job had asked for {record.time_limit})"
+    return ""
+
+
+def _last(lines):
+    return f"; the last line of its log: {lines[-1]}" if lines else ""
 
 
 def names_input_error(log):
@@ -28,46 +135,3 @@ def names_input_error(log):
             return any(line.startswith("error: ") for line in file)
     except OSError:
         return False
-
-
-def failure_reason(log):
-    """The sentence after ``error:`` in a log file, or else its last line."""
-    try:
-        with open(log, encoding="utf-8", errors="replace") as file:
-            lines = [line.strip() for line in file if line.strip()]
-    except OSError:
-        return "it left no log; see what Snakemake printed above"
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    if errors:
-        return errors[-1]
-    if any(line.startswith("Traceback (most recent call last)") for line in lines):
-        return lines[-1]
-    last = f"; the last line of its log: {lines[-1]}" if lines else ""
-    return f"it ended without a word, killed perhaps for lack of memory or time{last}"
-
-
-def warning_lines(logs):
-    """Lines for the end of a run: what its jobs warned of, each once, and where the rest stands.
-
-    logs: paths of the logs of the jobs that ran
-    """
-    found = {}
-    for log in logs:
-        for warning in _warnings_in(log):
-            found.setdefault(warning, log)
-    if not found:
-        return []
-    count = "1 warning" if len(found) == 1 else f"{len(found)} warnings"
-    lines = [f"{count}:", *(f"  {warning}" for warning in list(found)[:MOST_WARNINGS])]
-    if len(found) > MOST_WARNINGS:
-        more = list(found.values())[MOST_WARNINGS]
-        lines.append(f"  ... and {len(found) - MOST_WARNINGS} more, the next one in {more}")
-    return lines
-
-
-def _warnings_in(log):
-    try:
-        with open(log, encoding="utf-8", errors="replace") as file:
-            return [match[1] for line in file if (match := WARNING.match(line))]
-    except OSError:  # a job without a log
-        return []

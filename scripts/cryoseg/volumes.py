@@ -127,6 +127,7 @@ def write_mrc(path, data, like=None, voxel_size=None):
         # Lays out the header; the data block is a hole in the file until it is filled.
         with mrcfile.new_mmap(aside, data.shape, mrc_format.mode_from_dtype(dtype)) as mrc:
             header = mrc.header.copy()
+        header.label[0] = "Written by cryoseg"  # without the time: the same input, the same file
         _place(header, like, voxel_size)
         with open(aside, "r+b") as file:
             file.seek(header.nbytes)

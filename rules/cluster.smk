@@ -1,0 +1,259 @@
+"""Jobs that run elsewhere: where, which of them share one cluster job, and what is left of a
+cluster job that failed.
+
+A profile names the partitions (profiles/slurm); a rule says what it needs (`gpu`, `mem_mb`,
+`runtime`) and its group: `cpu_...` or `gpu_...`. Jobs of one group and one entry of the
+configuration are put together, so many to a cluster job as the profile says
+(`group-components: {cpu: 8, gpu: 4}`), and take turns in it. Here Snakemake is taught what it does
+not do by itself: a member of a group that fails costs the other members nothing.
+"""
+
+import os
+import shlex
+from functools import wraps
+
+import snakemake.dag
+from snakemake.exceptions import WorkflowError
+from snakemake.jobs import GroupJob, Job
+from snakemake.resources import GroupResources, Resource
+from snakemake.scheduling.job_scheduler import JobScheduler
+from snakemake_interface_executor_plugins import utils as executor_utils
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+
+from cryoseg import slurm
+from cryoseg.configuration import SECTIONS
+
+# What a profile says once for all jobs, under default-resources: which partition and GPU jobs with
+# a GPU get, and how many minutes a job may ask for without one and with one.
+GPU_PARTITION, GPU_TYPE, LONGEST, GPU_LONGEST = PLACES = (
+    "gpu_partition",
+    "gpu_type",
+    "cpu_longest",
+    "gpu_longest",
+)
+# What Slurm says of the last cluster job of each job that failed, for the end of the run.
+SLURM_JOBS = {}
+
+layered_resources = GroupResources.basic_layered.__func__
+report_error = RemoteExecutor.report_job_error
+until_next_look = RemoteExecutor.next_seconds_between_status_checks
+handle_error = JobScheduler._handle_error
+postprocess_group = GroupJob.postprocess
+prepare_job = Job.prepare
+chunks = snakemake.dag.group_into_chunks
+format_value = executor_utils.format_cli_value
+
+
+def place_jobs(workflow, stages):
+    """Prepare all rules for where their jobs will run; call this when all are there."""
+    if not workflow.is_main_process or workflow.resource_settings.nodes is not None:
+        send_elsewhere(workflow, stages)
+        return
+    for step in workflow.rules:  # here, a group means nothing, except to a dry run
+        step.group = None
+
+
+def send_elsewhere(workflow, stages):
+    """Prepare all rules for a cluster, in the process that runs there and in each job's."""
+    entries = [name for section in SECTIONS for name in getattr(stages, section)]
+    chosen = workflow.resource_settings._parsed_overwrite_resources
+    for step in workflow.rules:
+        choose_partition(step.resources, chosen.get(step.name, {}))
+        if step._group:
+            join_group(workflow, step, entries)
+    # In a group, jobs take turns: they ask for the memory, processors and GPU of one.
+    workflow.resource_scopes.update({"turn": "local"})
+    workflow.register_resource("turn", 1)
+    executor_utils.format_cli_value = quoted
+    GroupResources.basic_layered = classmethod(within_the_limit)
+    if workflow.is_main_process:
+        GroupJob.wildcards = property(names_of_members)
+        RemoteExecutor.report_job_error = keep_finished_members
+        RemoteExecutor.next_seconds_between_status_checks = property(
+            until_next_look.fget, look_soon
+        )
+        JobScheduler._handle_error = let_others_go_on
+        snakemake.dag.group_into_chunks = chunks_in_order
+    else:
+        # Within a cluster job: one member of a group does not stop the others, and what those
+        # wrote stays, although the job as a whole fails.
+        JobScheduler.keepgoing = property(lambda self: True, lambda self, asked: None)
+        GroupJob.postprocess = unless_failed
+        # A job whose node Slurm gave up may run on there, beside its next try elsewhere.
+        Job.prepare = unless_given_up
+        Job.cleanup = leave_outputs
+
+
+def quoted(value, quote=False, base64_encode=False):
+    """A value on the command line of a job, quoted as a shell reads it.
+
+    Snakemake quotes as Python does, and a shell would look for $ in a name with an apostrophe.
+    """
+    if isinstance(value, str) and quote and not base64_encode:
+        return shlex.quote(value)
+    return format_value(value, quote=quote, base64_encode=base64_encode)
+
+
+def choose_partition(resources, chosen):
+    """Choose a rule's partition by whether it needs a GPU, and limit its time to what is granted.
+
+    resources: the rule's, which are changed
+    chosen:    those set for it on the command line or in the profile
+    """
+    said = {name: str(resources._data.pop(name).raw) for name in PLACES if name in resources}
+    on_gpu = "gpu" in resources and resources["gpu"] != 0
+    if on_gpu:
+        for name, place in (("slurm_partition", GPU_PARTITION), ("gpu_model", GPU_TYPE)):
+            if said.get(place) and name not in chosen:
+                resources[name] = said[place]
+    longest = said.get(GPU_LONGEST if on_gpu else LONGEST)
+    if longest:
+        resources["longest"] = longest = int(longest)
+        if "runtime" in resources:
+            resources["runtime"] = at_most(resources["runtime"], longest)
+
+
+def at_most(resource, limit):
+    """A resource that is as the given one, but not above the limit."""
+    if not resource.is_evaluable():
+        return resource.constrain(limit)
+
+    @wraps(resource._evaluator)
+    def limited(*arguments, **options):
+        return resource.evaluate(*arguments, **options).constrain(limit).value
+
+    return Resource(resource.name, limited, raw=resource.raw)
+
+
+def join_group(workflow, step, entries):
+    """Make a rule's group one of its entry, with as many members as the group's kind has."""
+    begins = [name for name in entries if step.name.startswith(f"{name}_")]
+    # Not step.group: it is None as long as it is unknown whether jobs will run here.
+    kind = step._group.partition("_")[0]
+    name = f"{max(begins, key=len)}_{step._group}"
+    step.group = name
+    workflow.parent_groupids[name] = kind
+    step.resources["turn"] = 1
+
+
+def within_the_limit(cls, *arguments, **options):
+    """Resources of a group: its members' times together, but no more than the partition grants."""
+    resources = dict(layered_resources(cls, *arguments, **options))
+    if "longest" in resources:
+        resources["runtime"] = min(resources["runtime"], resources["longest"])
+    return resources
+
+
+def names_of_members(group):
+    """What stands for the wildcards of a group, in its comment and the name of its Slurm log."""
+    names = {job.wildcards.get("tomogram") for job in group.jobs} - {None}
+    return [slurm.span(names)] if names else []
+
+
+def chunks_in_order(size, groups):
+    """Chunks of groups by the names of their tomograms: each stage shares them out the same way.
+
+    So a stage can begin with what another has finished; Snakemake's own order is arbitrary.
+    """
+
+    def names(group):
+        return min((*job.wildcards, job.rule.name) for job in group.jobs)
+
+    return chunks(size, sorted(groups, key=names))
+
+
+def keep_finished_members(executor, job_info, msg=None, **options):
+    """Report an error of a cluster job; of a group, finish what is done and fail the rest only."""
+    group = job_info.job
+    if group.is_group():
+        done = {job for job in group.jobs if is_done(job)}
+        if done == set(group.jobs):
+            executor.report_job_success(job_info)
+            return
+        if done:
+            finish_members(executor.workflow, group, done)
+    log = (job_info.aux or {}).get("slurm_logfile")
+    about = slurm.job_record(job_info.external_jobid, log, msg)
+    SLURM_JOBS.update(dict.fromkeys(getattr(group, "jobs", [group]), about))
+    report_error(executor, job_info, msg=msg, **options)
+
+
+def look_soon(executor, seconds):
+    """Set how long to wait until jobs are looked at, at most as --seconds-between-status-checks.
+
+    The executor for Slurm does not mind that option, and waits up to 3 minutes where no job ends.
+    """
+    longest = executor.workflow.remote_execution_settings.seconds_between_status_checks
+    until_next_look.fset(executor, min(seconds, longest))
+
+
+def is_done(job):
+    """Whether all outputs are there and none bears the mark of a process that has begun it."""
+    persistence = job.dag.workflow.persistence
+    marks = [
+        persistence._record_path(persistence._incomplete_path, persistence._get_key(file))
+        for file in job.output
+    ]
+    return all(map(os.path.exists, job.output)) and not any(map(os.path.exists, marks))
+
+
+def finish_members(workflow, group, done):
+    """Take finished members out of a running group, as a group of their own that succeeded."""
+    scheduler, dag = workflow.scheduler, workflow.dag
+    finished = GroupJob(group.groupid, frozenset(done), group.global_resources)
+    finished.finalize()
+    with scheduler._lock:
+        # A group is known by its members, so it leaves the sets before it changes.
+        scheduler.running.remove(group)
+        dag._running.remove(group)
+        take_out(group, done)
+        # As if the finished ones had been started apart; what they took of the limits (a cluster
+        # job) is given back when they end.
+        scheduler.update_available_resources([finished])
+        scheduler.running.update({group, finished})
+        dag.register_running({group, finished})
+    scheduler.finish_callback(finished)
+
+
+def take_out(group, jobs):
+    """Make a group one of fewer jobs."""
+    group.jobs = frozenset(group.jobs) - jobs
+    group._toposorted = group._resources = group._scheduler_resources = None
+    group._input = group._output = group._log = group._all_products = group._jobid = None
+    group.finalize()
+
+
+def let_others_go_on(scheduler, failed, postprocess_job=True):
+    """Do what follows an error; of groups that wait for what has failed, only that part waits."""
+    handle_error(scheduler, failed, postprocess_job)
+    if failed not in scheduler.failed:  # it is tried again
+        return
+    dag = scheduler.workflow.dag
+    lost, new = set(), set(getattr(failed, "jobs", [failed]))
+    while new:
+        new = {after for job in new for after in dag.depending[job] if dag.needrun(after)} - lost
+        lost |= new
+    for group in {
+        id(dag._group[job]): dag._group[job] for job in lost & dag._group.keys()
+    }.values():
+        if kept := group.jobs - lost:
+            take_out(group, lost)
+            dag.update_ready(kept)
+
+
+async def unless_failed(group, error=False, **options):
+    """Do what follows a group that ended, except to remove what its members wrote."""
+    if not error:
+        await postprocess_group(group, error=error, **options)
+
+
+async def unless_given_up(job):
+    """Prepare a step, which removes old outputs: not where another job has taken its place."""
+    number = os.environ.get("SLURM_JOB_ID")
+    if number and slurm.is_given_up(number):
+        raise WorkflowError(f"Slurm gave up job {number}, so it goes no further")
+    await prepare_job(job)
+
+
+async def leave_outputs(job, skip_outputs):
+    """Remove nothing after an error: what bears an output's name is complete, and perhaps not ours."""

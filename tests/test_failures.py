@@ -1,0 +1,128 @@
+"""The end of a run says of each failed job where and why it failed."""
+
+import csv
+import os
+
+import pytest
+
+from cryoseg import slurm
+from cryoseg.failures import COLUMNS, Failure, explain, failure_lines, write_failures
+from cryoseg.slurm import JobRecord, job_record, span
+
+RECORD = JobRecord(
+    number="12", state="FAILED", node="node2", memory="400M", time_limit="00:01:00", log="12.log"
+)
+
+
+def failure(log, **record):
+    about = JobRecord(**(vars(RECORD) | record)) if record else None
+    return Failure("lamella_score_voxels", "TS_1", str(log), about)
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "TS_1.log"
+
+
+def test_failures_are_listed_with_reason_and_log(tmp_path):
+    (tmp_path / "a.log").write_text("INFO begin\nerror: a.mrc: truncated\n")
+    (tmp_path / "b.log").write_text(
+        "Traceback (most recent call last):\n  File\nMemoryError: no more\n"
+    )
+    (tmp_path / "c.log").write_text("INFO 3 of 9 tiles\n")
+    logs = [str(tmp_path / f"{name}.log") for name in "abcd"]
+    failures = [Failure("score_voxels", name, log) for name, log in zip("abcd", logs, strict=True)]
+    lines = failure_lines(failures)
+    assert lines[0] == "4 jobs failed:"
+    assert lines[1:3] == ["  score_voxels a: a.mrc: truncated", f"    log: {logs[0]}"]
+    assert lines[3] == "  score_voxels b: MemoryError: no more"
+    assert "killed perhaps" in lines[5]
+    assert lines[5].endswith("the last line of its log: INFO 3 of 9 tiles")
+    assert "left no log" in lines[7]
+    assert failure_lines([]) == []
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "sentence"),
+    [
+        ({"state": "TIMEOUT"}, "timeout", "(the cluster job had asked for 00:01:00)"),
+        ({"state": "OUT_OF_MEMORY"}, "out of memory", "(the cluster job had asked for 400M)"),
+        ({"out_of_memory": True}, "out of memory", "(the cluster job had asked for 400M)"),
+        ({"state": "NODE_FAIL"}, "node failure", "node failure"),
+        ({"state": "CANCELLED"}, "cancelled", "cancelled"),
+        ({"state": "FAILED"}, "error", "killed perhaps"),
+        ({"number": "", "last_line": "Invalid account"}, "not submitted", "Invalid account"),
+    ],
+)
+def test_what_slurm_says_of_a_job_is_the_reason_where_its_log_gives_none(
+    log, record, kind, sentence
+):
+    log.write_text("INFO 3 of 9 tiles\n")
+    found, said = explain(failure(log, **record))
+    assert found == kind
+    assert sentence in said
+
+
+def test_the_sentence_of_an_input_error_wins_over_slurms_state(log):
+    log.write_text("error: raw/TS_1.mrc: the file is truncated\n")
+    expected = ("input error", "raw/TS_1.mrc: the file is truncated")
+    assert explain(failure(log, state="FAILED")) == expected
+
+
+def test_the_log_of_an_earlier_try_is_not_taken_for_the_last_ones(log):
+    log.write_text("error: raw/TS_1.mrc: the file is truncated\n")
+    os.utime(log, (1000, 1000))
+    kind, said = explain(failure(log, state="NODE_FAIL", started=2000.0))
+    assert (kind, said) == ("node failure", "node failure")
+
+
+def test_a_job_that_never_began_its_step_shows_the_end_of_slurms_log(log):
+    kind, said = explain(failure(log, last_line="python: No such file"))
+    assert kind == "error"
+    assert said.endswith("python: No such file")
+
+
+def test_the_table_has_one_line_for_each_failure(tmp_path, log):
+    log.write_text("error: a tab\there\n")
+    path = tmp_path / "logs" / "failures.tsv"
+    write_failures(path, [failure(log, state="FAILED"), Failure("inspect_model", None, "x.log")])
+    with open(path, newline="") as file:
+        first, second = csv.DictReader(file, delimiter="\t")
+    assert tuple(first) == COLUMNS
+    assert (first["rule"], first["kind"]) == ("inspect_model", "error")
+    assert second["reason"] == "a tab\there"
+    assert (second["node"], second["slurm_job"], second["slurm_log"]) == ("node2", "12", "12.log")
+    assert failure_lines([failure(log, state="FAILED")])[1].startswith(
+        "  lamella_score_voxels TS_1 on node2: "
+    )
+
+
+def test_what_sbatch_said_is_kept_of_a_job_that_it_refused():
+    message = "SLURM sbatch failed. The error message was 'sbatch: error: Invalid account'.\n call"
+    record = job_record(None, None, message)
+    assert (record.number, record.last_line) == ("", "sbatch: error: Invalid account")
+
+
+def test_a_record_is_read_from_what_slurm_prints(tmp_path, monkeypatch):
+    printed = (
+        "JobId=7 JobName=x JobState=TIMEOUT Reason=TimeLimit StartTime=2026-01-02T03:04:05 "
+        "TimeLimit=00:01:00 NodeList=node3 BatchHost=node3 TRES=cpu=8,mem=3046M,node=1 "
+        "Comment=rule_a wildcards b"
+    )
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho '{printed}'\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "7.log").write_text("slurmstepd: error: Exceeded memory limit at some point.\n\n")
+    record = job_record("7", tmp_path / "7.log")
+    assert (record.state, record.node, record.memory) == ("TIMEOUT", "node3", "3046M")
+    assert record.time_limit == "00:01:00"
+    assert record.out_of_memory
+    assert record.last_line.startswith("slurmstepd")
+    assert record.started == pytest.approx(slurm._seconds("2026-01-02T03:04:05"))
+
+
+def test_many_names_are_written_short_and_safe_for_a_path():
+    assert span({"TS_1"}) == "TS_1"
+    assert span({"TS_1", "TS_3", "TS_2"}) == "TS_1..TS_3"
+    assert span({"a/%j $(rm) é\n"}) == "a__j___rm____"
+    assert len(span({"a" * 300, "b" * 300})) < 200
