@@ -1,5 +1,6 @@
 """Volumes are read as they are, refused with a reason, and written whole or not at all."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -333,3 +334,30 @@ def test_what_a_killed_process_left_is_removed_by_the_next_try(tmp_path):
     with written_aside(path) as aside:
         aside.write_text("complete")
     assert sorted(tmp_path.iterdir()) == sorted([other, path])
+
+
+def test_outputs_are_written_on_a_nodes_own_disk_if_asked_and_appear_complete(
+    tmp_path, monkeypatch
+):
+    scratch, path = tmp_path / "own", tmp_path / "a.mrc"
+    scratch.mkdir()
+    monkeypatch.setenv("CRYOSEG_SCRATCH", "$CRYOSEG_TEST_DISK")
+    monkeypatch.setenv("CRYOSEG_TEST_DISK", str(scratch))
+    with written_aside(path) as aside:
+        assert aside.parent == scratch
+        aside.write_text("complete")
+        assert not path.exists()
+    assert path.read_text() == "complete"
+    with contextlib.suppress(KeyError), written_aside(path) as aside:
+        aside.write_text("half")
+        raise KeyError
+    assert path.read_text() == "complete"
+    assert not list(scratch.iterdir())
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.mrc", "own"]
+
+
+def test_a_disk_that_the_node_does_not_name_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRYOSEG_SCRATCH", "$CRYOSEG_NO_SUCH_DISK")
+    with written_aside(tmp_path / "a.mrc") as aside:
+        assert aside.parent == tmp_path
+        aside.write_text("")

@@ -3,6 +3,7 @@
 import logging
 import mmap
 import os
+import shutil
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -178,22 +179,29 @@ def _write_slabs(file, data, dtype):
 
 @contextmanager
 def written_aside(path):
-    """Yield a path in the same folder to write to; the file gets its own name when complete.
+    """Yield a path to write to; the file gets its own name when complete.
 
-    The name of the yielded path ends as that of ``path`` does. After an exception nothing is
-    left, and what stood at ``path`` before still stands there.
+    The name of the yielded path ends as that of ``path`` does. It lies in the same folder, or in
+    the folder that the environment variable CRYOSEG_SCRATCH names (a node's own disk, as in
+    ``$TMPDIR``), from where it is copied in one go. After an exception nothing is left, and what
+    stood at ``path`` before still stands there.
     """
     path = Path(path)
     _remove_orphans(path)
     # The host as well: on a shared file system process numbers alone are not unique.
     aside = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{path.name}")
+    scratch = os.path.expandvars(os.environ.get("CRYOSEG_SCRATCH", ""))
+    written = Path(scratch, aside.name) if scratch and "$" not in scratch else aside
     try:
-        yield aside
+        yield written
+        if written != aside:
+            shutil.copyfile(written, aside)
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
-        aside.unlink(missing_ok=True)
+        for each in {aside, written}:
+            each.unlink(missing_ok=True)
 
 
 def _remove_orphans(path):

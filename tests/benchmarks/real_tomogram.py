@@ -1,6 +1,6 @@
 """Train on one part of a real tomogram, predict the rest: what the whole workflow is for.
 
-    python tests/benchmarks/real_tomogram.py FOLDER [--epochs 40] [--keep WORK]
+    python tests/benchmarks/real_tomogram.py FOLDER [--epochs 20] [--keep WORK]
 
 FOLDER holds NAME.mrc, NAME_lamella.mrc and NAME_ribosomes.csv (voxels, z y x), as the part of
 EMPIAR-11658 does that the tests use. A lamella and a ribosome model are trained on y < 170 and
@@ -37,7 +37,7 @@ BACKBONE = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--keep", type=Path, help="folder to work in, which is kept")
     options = parser.parse_args()
@@ -107,7 +107,7 @@ def training(name, labels, options):
         "validation_ratio": 0.2,
         "parameters": {
             "nodes": 1, "gpu_devices": 1,
-            "data": {"patch_size": [48, 48, 48], "patch_overlap": 0.5,
+            "data": {"patch_size": [48, 48, 48], "patch_overlap": 0.25,
                      "remove_only_background": False},
             "transforms": {"low_pass_sigma_range": [0.1, 0.6], "noise_sigma_range": [0.01, 0.05],
                            "rotate": [3.14, 0.2, 0.2], "flip": True},

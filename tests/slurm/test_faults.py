@@ -138,8 +138,9 @@ def test_a_job_killed_for_memory_gets_more_then_is_reported(few):
 
 def test_a_job_that_takes_too_long_gets_more_time_then_is_reported(few):
     limits = "--set-resources", "raw_scale_tomogram:runtime=attempt"
+    alone = "--group-components", "cpu=1", "gpu=1"
     started = time.time()
-    process = few.start(*limits, "--retries", "1", *SCALE)
+    process = few.start(*limits, *alone, "--retries", "1", *SCALE[:3])
     with paused(few.cluster, "scale_tomogram.py"):
         few.cluster.wait_for_job("scale_tomogram", "TIMEOUT", seconds=180)
     with paused(few.cluster, "scale_tomogram.py"):
@@ -202,19 +203,17 @@ def test_after_a_login_node_died_the_documented_steps_go_on(few):
 # A node dies
 
 
-def one_each(lab, node):
-    """Outputs by a step that was not on the node: (path, time of its last change)."""
+def times(lab):
+    """When each scaled tomogram was last changed, by its path."""
     return {path: path.stat().st_mtime_ns for path in (lab.folder / "scaled").glob("*.mrc")}
 
 
 def test_a_node_that_dies_costs_only_what_it_had_not_finished(few):
     started = time.time()
     process = few.start("--group-components", "cpu=4", "gpu=4", *SCALE)
-    with paused(few.cluster, "scale_tomogram.py"):
-        pass  # the first member
-    wait_for(lambda: len(list((few.folder / "scaled").glob("TS_*.mrc"))) >= 1)
+    wait_for(lambda: len(list((few.folder / "scaled").glob("TS_*.mrc"))) >= 2)
     with paused(few.cluster, "scale_tomogram.py") as (_, node):
-        done = one_each(few, node)
+        done = times(few)
         few.cluster.kill_node(node)
     try:
         shown(few, process)
@@ -223,9 +222,10 @@ def test_a_node_that_dies_costs_only_what_it_had_not_finished(few):
     jobs = few.cluster.jobs(started)
     assert [job.state for job in jobs] == ["NODE_FAIL", "COMPLETED"]
     assert jobs[1].node != node
-    # What the dead node had finished was not done again.
-    assert len(done) in (1, 2, 3)
-    assert one_each(few, node) | done == one_each(few, node)
+    # What the dead node had finished was not done again; the last may have been at its very end.
+    now = times(few)
+    assert len(now) == len(FEW)
+    assert len([path for path in done if now[path] == done[path]]) >= len(done) - 1 >= 1
 
 
 def test_a_job_that_outlives_its_node_disturbs_its_next_try_nowhere(few):
@@ -235,14 +235,14 @@ def test_a_job_that_outlives_its_node_disturbs_its_next_try_nowhere(few):
         few.cluster.kill_daemon(node)
         shown(few, process)
         done = outputs(few.folder)
-        times = one_each(few, node)
+        before = times(few)
         old.resume()
         # The old script writes its own output once more, the same; its snakemake goes no further.
         wait_for(lambda: not any(alive(number) for number in few.cluster.processes(node)))
     few.cluster.restart_node(node)
     assert outputs(few.folder) == done
-    now = one_each(few, node)
-    assert len([path for path in now if now[path] != times[path]]) <= 1
+    now = times(few)
+    assert len([path for path in now if now[path] != before[path]]) <= 1
     assert [job.state for job in few.cluster.jobs(started)] == ["NODE_FAIL", "COMPLETED"]
     assert not list((few.folder / "scaled").glob(".*"))
 
