@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from cryoseg.checkpoints import checkpoint_sha256
-from cryoseg.devices import choose_device, keep_single_precision
+from cryoseg.devices import choose_device, keep_freed_memory, keep_single_precision
 from cryoseg.fine_tuning import load_weights, starting_network
 from cryoseg.joblog import log_to, logger, logging_to_stderr
 from cryoseg.patches import PatchFile
@@ -56,6 +56,7 @@ def train_model(
     The other arguments change where and how fast it goes.
     """
     keep_single_precision()
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     config, folder, pretrained = settings["config"], Path(log_dir), pretrained or None
@@ -109,6 +110,7 @@ def train_process(
     as in resuming.Start, ``devices`` those of each node.
     """
     keep_single_precision()
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     files = [PatchFile(path) for path in patches]

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from cryoseg.augmentation import (
     PROBABILITY,
     Draw,
     Transforms,
+    _Source,
     augment,
     augment_image,
     derive_distances,
@@ -93,6 +95,26 @@ def test_flips_alone_are_exact():
     assert torch.equal(again[1], moved[1])
 
 
+@pytest.mark.parametrize("elastic", [None, (4.0, 30.0)])
+@pytest.mark.parametrize("shape", [(9, 10, 11), (40, 40, 40), (1, 16, 8)])
+def test_resampling_is_that_of_pytorch(shape, elastic):
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, *shape)
+    labels = torch.randint(0, 3, (1, *shape), dtype=torch.uint8)
+    chosen = Draw(zoom=0.9, angles=(0.3, 1.2, 2.0), flips=(False, True, False), elastic=elastic)
+    moved, nearest = resample(image, labels, [chosen])
+
+    source = _Source(shape, chosen, image.device)
+    places = torch.stack(source.places(slice(None)), -1) - 1
+    # Both clamp far away, where both give what lies outside; x first, edges at -1 and 1.
+    grid = ((2 * places + 1) / torch.tensor(shape) - 1).flip(-1)[None]
+    expected = F.grid_sample(image, grid, align_corners=False)
+    torch.testing.assert_close(moved, expected, atol=1e-4, rtol=0)
+    inside = F.grid_sample(labels[:, None] + 1.0, grid, "nearest", align_corners=False)[:, 0] - 1
+    agree = (nearest == torch.where(inside < 0, 255, inside)).float().mean()
+    assert agree > 0.999  # halfway between two voxels, either is nearest
+
+
 def test_a_quarter_turn_is_exact():
     labels = arm()
     drawn = [Draw(angles=(np.pi / 2, 0, 0))]
@@ -146,6 +168,22 @@ def test_an_unknown_voxel_makes_distances_uncertain_as_far_as_it_could_change_th
     assert certain[0, 0, 10, 10, 12]
     assert distances[0, 0, 10, 10, 12] == -1
     assert not certain[0, 0, 10, 10, 9]
+
+
+def test_ignored_voxels_count_the_same_whether_a_patch_is_resampled_or_not():
+    labels = np.zeros((26, 26, 26), np.uint8)
+    offsets = np.ogrid[tuple(slice(-13, 13) for _ in range(3))]
+    radius = np.sqrt(sum(offset**2 for offset in offsets))
+    labels[radius < 10] = 255
+    labels[radius < 7] = 1
+    stored = torch.tensor(signed_squared_distances(labels, 1))
+    patch = torch.tensor(labels)[None]
+    _, _, squares, known = augment(torch.rand(1, 1, 26, 26, 26), patch, {0: stored}, [Draw()], 1)
+    derived, certain = derive_distances(patch, 1)
+    inner = (..., *[slice(5, -5)] * 3)
+    assert torch.equal(known[inner], certain[inner])
+    assert torch.equal(squares[known & certain], derived[known & certain])
+    assert 0.2 < known.float().mean() < 0.9
 
 
 def test_every_transform_happens_as_often_as_it_should():

@@ -4,6 +4,7 @@ import h5py
 import mrcfile
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -11,12 +12,13 @@ from scipy import ndimage
 
 from cryoseg import distances
 from cryoseg.distances import (
-    clipped_distance,
+    UNKNOWN,
     distance_blocks,
     open_distances,
     signed_squared_distances,
 )
 from cryoseg.errors import InputError
+from cryoseg.losses import scaled_distance
 from measure_distances import measure_distances
 
 
@@ -44,7 +46,7 @@ def labelled_volumes(draw, values):
     return labels
 
 
-@given(labelled_volumes([0, 1, 2, 255]))
+@given(labelled_volumes([0, 1, 2]))
 def test_distances_of_every_class_are_exact_up_to_five_voxels(labels):
     found = signed_squared_distances(labels, 4)
     assert found.dtype == np.int8
@@ -52,9 +54,28 @@ def test_distances_of_every_class_are_exact_up_to_five_voxels(labels):
         np.testing.assert_array_equal(found[label], exact(labels, label))
 
 
-@given(labelled_volumes([0, 1, 255]))
+@given(labelled_volumes([0, 1]))
 def test_one_channel_stands_for_the_object_and_not_the_background(labels):
     np.testing.assert_array_equal(signed_squared_distances(labels, 1)[0], exact(labels, 1))
+
+
+@given(labelled_volumes([0, 1, 2, 255]), st.integers(0, 10_000))
+def test_whatever_an_ignored_voxel_is_no_known_distance_changes(labels, seed):
+    found = signed_squared_distances(labels, 3)
+    ignored = labels == 255
+    if ignored.all():
+        assert (found == UNKNOWN).all()
+        return
+    rng = np.random.default_rng(seed)
+    for fill in (0, 1, 2, rng.integers(0, 3, labels.shape)):
+        known_labels = np.where(ignored, fill, labels)
+        for label in range(3):
+            known = found[label] != UNKNOWN
+            np.testing.assert_array_equal(found[label][known], exact(known_labels, label)[known])
+    assert (found[:, ignored] == UNKNOWN).all()
+    if ignored.any():
+        far = ndimage.distance_transform_edt(~ignored) >= 5
+        assert (found[:, far] != UNKNOWN).all()
 
 
 @given(labelled_volumes([0, 1, 2, 255]), st.integers(1, 9))
@@ -78,8 +99,8 @@ def test_the_faces_of_the_volume_are_no_boundary():
 @given(arrays.arrays(np.int8, 20, elements=st.integers(-25, 25)))
 def test_training_sees_distances_from_minus_one_to_one(stored):
     expected = np.clip(np.sign(stored) * np.sqrt(np.abs(stored.astype(float))), -5, 5) / 5
-    found = clipped_distance(stored)
-    assert found.dtype == np.float32
+    found = scaled_distance(torch.tensor(stored))
+    assert found.dtype == torch.float32
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
@@ -95,7 +116,7 @@ def test_distances_are_cryosiams_away_from_the_faces(compat, tmp_path, labels, s
     if channels == 1:  # theirs is the distance of the background
         theirs = -theirs
     with h5py.File(tmp_path / "tomo_b_distances.h5") as file:
-        ours = 5 * clipped_distance(file["distances"][:])
+        ours = 5 * scaled_distance(torch.tensor(file["distances"][:])).numpy()
     inner = (slice(None), *(slice(5, -5) for _ in range(3)))
     np.testing.assert_allclose(ours[inner], np.clip(theirs, -5, 5)[inner], atol=1e-6)
 

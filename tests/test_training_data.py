@@ -12,6 +12,7 @@ from cryoseg.augmentation import Transforms
 from cryoseg.errors import InputError
 from cryoseg.patches import PatchFile
 from cryoseg.training_data import (
+    Augmentation,
     EpochOrder,
     PatchDataset,
     collate,
@@ -92,6 +93,19 @@ def test_neither_workers_nor_the_cache_change_a_batch(how, files):
     ]
     for first, second in zip(*loaders, strict=True):
         same(first, second)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_readers_augment_as_the_trainer_does(workers, files):
+    chosen = [(0, n) for n in range(len(files[0]))]
+    dataset, order = PatchDataset(files, chosen, SPATIAL), EpochOrder(len(chosen), 3, 0)
+    augmentation = Augmentation(0.1, 0.9, 3, distances=True)
+    loader = training_loader(dataset, order, workers, augmentation=augmentation)
+    for found, batch in zip(loader, training_loader(dataset, order, 0), strict=True):
+        wanted = augmentation(batch)
+        assert found.names == wanted.names
+        for part in ("images", "labels", "squares", "known"):
+            torch.testing.assert_close(getattr(found, part), getattr(wanted, part))
 
 
 def test_distances_are_read_only_where_they_are_used(files):

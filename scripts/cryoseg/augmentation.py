@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from cryoseg.distances import UNKNOWN
 from cryoseg.labels import IGNORED
 from cryoseg.losses import DISTANCE_REACH
 
@@ -19,8 +20,10 @@ PROBABILITY = 0.8
 NOISY_SHARE = 1 / 3
 # Widths, in voxels, over which an elastic deformation is smooth.
 ELASTIC_SIGMA = (5.0, 10.0)
-# The largest squared distance that is told apart.
-FAR = DISTANCE_REACH**2
+# The largest squared distance that is told apart, and voxels to the farthest that is nearer.
+FAR, REACHED = DISTANCE_REACH**2, DISTANCE_REACH - 1
+# Voxels that a processor works on at a time, by what its cache holds.
+RESAMPLED_AT_ONCE, DERIVED_AT_ONCE = 2**15, 2**17
 
 
 @dataclass(frozen=True)
@@ -165,32 +168,97 @@ def _filter_matrix(size, sigma):
 def resample(images, labels, draws):
     """Zoom, rotate, flip and deform images and labels of a batch, with one resampling.
 
-    images: (N, C, Z, Y, X) float; labels: (N, Z, Y, X) uint8; draws: N times Draw
+    images: (N, 1, Z, Y, X) float; labels: (N, Z, Y, X) uint8; draws: N times Draw
     Returns (images, interpolated linearly, 0 outside of the patch; labels, those of the nearest
-    voxel, 255 outside).
+    voxel, 255 outside). In PyTorch's grid_sample, on a processor, the same takes twice as long.
     """
-    grid = _source_grids(labels.shape[1:], draws, images.device)
-    moved = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
-    # One more, so that the 0 that stands for outside is no label; small integers are exact.
-    shifted = labels[:, None].to(images.dtype) + 1
-    nearest = F.grid_sample(shifted, grid, mode="nearest", align_corners=False)[:, 0]
-    # What is -1 now becomes 255 as a byte.
-    return moved, (nearest.to(torch.int16) - 1).to(torch.uint8)
+    moved, nearest = torch.empty_like(images), torch.empty_like(labels)
+    shape = labels.shape[1:]
+    for n, chosen in enumerate(draws):
+        image, classes = _with_rim(images[n, 0], 0), _with_rim(labels[n], IGNORED)
+        source = _Source(shape, chosen, labels.device)
+        for slab in slabs(shape, RESAMPLED_AT_ONCE, labels.device):
+            places = source.places(slab)
+            moved[n, 0, slab] = _interpolate(image, places)
+            nearest[n, slab] = _nearest(classes, places)
+    return moved, nearest
 
 
-def _source_grids(shape, draws, device):
-    """Where voxels come from, (N, Z, Y, X, 3), as grid_sample wants it: x first, edges at +-1."""
-    size = torch.tensor(shape, dtype=torch.float32)
-    matrices = torch.stack([_source_matrix(chosen) for chosen in draws])
-    # From voxels to units of half an edge, from z, y, x to x, y, z.
-    matrices = (matrices * size / size[:, None]).flip(1, 2)
-    affine = torch.cat([matrices, torch.zeros(len(draws), 3, 1)], dim=2).to(device)
-    grids = F.affine_grid(affine, [len(draws), 1, *shape], align_corners=False)
-    for grid, chosen in zip(grids, draws, strict=True):
-        if chosen.elastic is not None:
-            shifts = _deformation(shape, chosen, device).flip(0)
-            grid += shifts.movedim(0, -1) * (2 / size.flip(0)).to(device)
-    return grids
+def slabs(shape, voxels, device):
+    """Slices of the first axis that make up a volume; on a GPU, one of all.
+
+    A processor works several times as fast on what its cache holds, ``voxels`` at a time.
+    """
+    thickness = shape[0] if device.type != "cpu" else max(1, voxels // (shape[1] * shape[2]))
+    return [slice(z, min(z + thickness, shape[0])) for z in range(0, shape[0], thickness)]
+
+
+def _with_rim(volume, outside):
+    """A volume with a voxel of what lies outside before it, and two behind it.
+
+    Places outside come to lie there, and the voxels that follow them too.
+    """
+    return F.pad(volume, (1, 2) * 3, value=outside)
+
+
+class _Source:
+    """Where the voxels of an augmented patch come from."""
+
+    def __init__(self, shape, chosen, device):
+        self.shape = shape
+        self.matrix = _source_matrix(chosen).to(device)
+        middles = [(size - 1) / 2 for size in shape]
+        self.z, y, x = (
+            torch.arange(size, dtype=torch.float32, device=device) - middle
+            for size, middle in zip(shape, middles, strict=True)
+        )
+        self.planes = [
+            row[1] * y[:, None] + row[2] * x + middle
+            for row, middle in zip(self.matrix, middles, strict=True)
+        ]
+        self.shifts = None if chosen.elastic is None else _deformation(shape, chosen, device)
+
+    def places(self, slab):
+        """Places z, y and x of a slab's voxels in the patch with a rim, each (n, Y, X) float32."""
+        found = []
+        for axis, size in enumerate(self.shape):
+            place = self.planes[axis] + (self.z[slab] * self.matrix[axis, 0])[:, None, None]
+            if self.shifts is not None:
+                place += self.shifts[axis, slab]
+            found.append((place + 1).clamp_(0, size + 1))
+        return found
+
+
+def _interpolate(volume, places):
+    """Values of a volume (Z, Y, X) between its voxels, linearly."""
+    low = [place.floor() for place in places]
+    share_z, share_y, share_x = (place - voxel for place, voxel in zip(places, low, strict=True))
+    index, values = _index(volume, low), volume.flatten()
+    along_z, along_y, _ = volume.stride()
+
+    def corner(step):
+        return values[step:].index_select(0, index).view(share_x.shape)
+
+    def in_row(step):
+        return torch.lerp(corner(step), corner(step + 1), share_x)
+
+    def in_plane(step):
+        return torch.lerp(in_row(step), in_row(step + along_y), share_y)
+
+    return torch.lerp(in_plane(0), in_plane(along_z), share_z)
+
+
+def _nearest(volume, places):
+    """Values of the voxels of a volume (Z, Y, X) that are nearest to places."""
+    index = _index(volume, [place.round() for place in places])
+    return volume.flatten().index_select(0, index).view(places[0].shape)
+
+
+def _index(volume, voxels):
+    """Places in memory of voxels of a volume; voxels: z, y and x, whole numbers as float32."""
+    along_z, along_y, _ = volume.stride()
+    z, y, x = (voxel.to(torch.int32) for voxel in voxels)
+    return torch.add(x, y, alpha=along_y).add_(z, alpha=along_z).flatten()
 
 
 def _source_matrix(chosen):
@@ -219,24 +287,6 @@ def flip(volume, flips):
     return torch.flip(volume, axes) if axes else volume
 
 
-def squared_distances(wanted):
-    """Squared distance in voxels to the nearest True voxel, at most 25.
-
-    wanted: (N, Z, Y, X) bool; returns uint8 of the same shape
-    """
-    squares = (~wanted).to(torch.uint8) * FAR
-    for axis in (1, 2, 3):
-        length, rim = squares.shape[axis], DISTANCE_REACH - 1
-        edges = [0] * 6
-        edges[2 * (3 - axis) : 2 * (3 - axis) + 2] = rim, rim
-        wide = F.pad(squares, edges, value=FAR)
-        # A step of 5 voxels alone makes the largest square, so 4 to each side are enough.
-        for step in range(1, rim + 1):
-            before, after = (wide.narrow(axis, rim + s, length) for s in (-step, step))
-            squares = torch.minimum(squares, torch.minimum(before, after) + step**2)
-    return squares
-
-
 def derive_distances(labels, channels):
     """Signed squared distances of every class from the labels, and where they are certain.
 
@@ -245,46 +295,79 @@ def derive_distances(labels, channels):
     Returns (int8, N x channels x Z x Y x X, -25 to 25 and positive inside; bool of the same
     shape: whether nothing beyond the patch or of unknown class could be nearer).
     """
-    classes = [0, 1] if channels == 1 else list(range(channels))
-    counts = torch.bincount(labels.flatten(), minlength=IGNORED + 1).tolist()
-    masks = {c: labels == c for c in classes if counts[c]}
-    to_class = {c: squared_distances(mask) for c, mask in masks.items()}
-    to_unknown = _squares_to_the_unknown(labels, counts[IGNORED] > 0)
     shape = (len(labels), channels, *labels.shape[1:])
-    distances = torch.full(shape, -FAR, dtype=torch.int8, device=labels.device)
-    certain = (to_unknown == FAR)[:, None].repeat(1, channels, 1, 1, 1)
-    # Voxels of a class have their boundary at the nearest voxel of any other.
-    other = _second_smallest(to_class.values(), labels)
-    for c, mask in masks.items():
-        if channels == 1 and c == 0:
-            continue
-        channel = 0 if channels == 1 else c
-        outside = to_class[c]  # 0 inside
-        inside = other * mask
-        distances[:, channel] = inside.to(torch.int8) - outside.to(torch.int8)
-        certain[:, channel] = to_unknown >= outside + inside
+    distances = torch.empty(shape, dtype=torch.int8, device=labels.device)
+    certain = torch.empty(shape, dtype=torch.bool, device=labels.device)
+    # What lies beyond the patch is not known.
+    wide = F.pad(labels, (REACHED,) * 6, value=IGNORED)
+    for slab in slabs(labels.shape[1:], DERIVED_AT_ONCE, labels.device):
+        around = wide[:, slab.start : slab.stop + 2 * REACHED]
+        _derive_slab(around.contiguous(), distances[:, :, slab], certain[:, :, slab])
     return distances, certain
 
 
-def _second_smallest(squares, labels):
-    """Second smallest of several uint8 tensors shaped as labels, voxel by voxel; 25 at most."""
-    smallest = second = torch.full_like(labels, FAR)
+def _derive_slab(labels, distances, certain):
+    """Fill in what derive_distances returns, from labels four voxels wider to each side.
+
+    Voxels stay in one row, rims and all, since processors are slow with short rows and with
+    comparisons of bytes.
+    """
+    channels = distances.shape[1]
+    steps, row = labels.stride()[1:], labels.flatten()
+    classes = range(max(2, channels))
+    # 0 in voxels of a class, 1 in others.
+    others = {c: (row ^ c).clamp_(max=1) for c in (*classes, IGNORED)}
+    present = torch.stack([others[c].amin() for c in classes]).tolist()
+    to_class = {c: squared_distances(others[c], steps) for c in classes if present[c] == 0}
+    to_unknown = squared_distances(others[IGNORED], steps)
+    # Voxels of a class, at 0 from it, have their boundary at the nearest voxel of any other.
+    boundary = _second_smallest(to_class.values(), to_unknown)
+    for channel in range(channels):
+        outside = to_class.get(1 if channels == 1 else channel)
+        if outside is None:
+            outside = torch.full_like(to_unknown, FAR)
+        inside = boundary & outside.clamp(max=1).sub_(1)  # 1 - 1 keeps no bit, 0 - 1 keeps all
+        signed = (inside - outside).view(torch.int8)
+        distances[:, channel] = _without_rims(signed, labels)
+        certain[:, channel] = _without_rims(to_unknown, labels) >= _without_rims(
+            inside + outside, labels
+        )
+
+
+def squared_distances(others, steps):
+    """Squared distance in voxels to the nearest 0, at most 25, for voxels in a row.
+
+    others: (M,) uint8, 0 or 1
+    steps:  from a voxel to the next along each axis
+    Returns uint8 of all but the voxels that have fewer than four others to each side, along every
+    axis; a fifth one would be as good as none. Near the ends of lines it is not right.
+    """
+    squares = others.neg() & FAR  # -1 has all bits
+    for step in steps:
+        length = len(squares) - 2 * REACHED * step
+        nearest = squares.narrow(0, REACHED * step, length)
+        for away in range(1, REACHED + 1):
+            before, after = (
+                squares.narrow(0, (REACHED + side) * step, length) for side in (-away, away)
+            )
+            nearest = torch.minimum(nearest, torch.minimum(before, after).add_(away**2))
+        squares = nearest
+    return squares
+
+
+def _without_rims(row, wide):
+    """View of what squared_distances made of ``wide`` as a batch of volumes without their rims."""
+    shape = [size - 2 * REACHED for size in wide.shape[1:]]
+    return row.as_strided((len(wide), *shape), wide.stride())
+
+
+def _second_smallest(squares, like):
+    """Second smallest of several uint8 tensors, voxel by voxel; 25 at most."""
+    smallest = second = torch.full_like(like, FAR)
     for each in squares:
         second = torch.minimum(second, torch.maximum(smallest, each))
         smallest = torch.minimum(smallest, each)
     return second
-
-
-def _squares_to_the_unknown(labels, some_ignored):
-    """Squared distance to the nearest ignored voxel or to what lies beyond the patch."""
-    far = torch.full_like(labels, FAR)
-    squares = squared_distances(labels == IGNORED) if some_ignored else far
-    for axis, size in zip((1, 2, 3), labels.shape[1:], strict=True):
-        place = torch.arange(size, device=labels.device)
-        steps = torch.minimum(place, size - 1 - place) + 1
-        beyond = (steps**2).clamp(max=FAR).to(torch.uint8)
-        squares = torch.minimum(squares, beyond.view([-1 if a == axis else 1 for a in range(4)]))
-    return squares
 
 
 def augment(images, labels, stored, draws, channels):
@@ -293,13 +376,18 @@ def augment(images, labels, stored, draws, channels):
     images:   (N, 1, Z, Y, X) float32, 0 to 1
     labels:   (N, Z, Y, X) uint8
     stored:   {n: int8 (channels, Z, Y, X)}, signed squared distances of the samples that are not
-              resampled; None where no distances are wanted
+              resampled, -128 where unknown; None where no distances are wanted
     draws:    N times Draw
     channels: of the network
     Returns images, labels, signed squared distances (N, channels, Z, Y, X) int8, and where those
     are true (bool, same shape); the last two are None where no distances are wanted.
     """
-    images, labels = augment_image(images, draws), labels.clone()
+    images = augment_image(images, draws)
+    if all(chosen.resampled for chosen in draws):
+        images, labels = resample(images, labels, draws)
+        derived = (None, None) if stored is None else derive_distances(labels, channels)
+        return images, labels, *derived
+    labels = labels.clone()
     moved = [n for n, chosen in enumerate(draws) if chosen.resampled]
     if moved:
         some = resample(images[moved], labels[moved], [draws[n] for n in moved])
@@ -312,9 +400,11 @@ def augment(images, labels, stored, draws, channels):
         return images, labels, None, None
     shape = (len(labels), channels, *labels.shape[1:])
     distances = torch.empty(shape, dtype=torch.int8, device=labels.device)
-    known = (labels != IGNORED)[:, None].repeat(1, channels, 1, 1, 1)
+    known = torch.empty(shape, dtype=torch.bool, device=labels.device)
     for n, exact in stored.items():
-        distances[n] = flip(exact, draws[n].flips)
+        exact = flip(exact, draws[n].flips)
+        torch.ne(exact, UNKNOWN, out=known[n])
+        distances[n] = exact.clamp(min=-FAR)
     if moved:
         distances[moved], known[moved] = derive_distances(labels[moved], channels)
     return images, labels, distances, known

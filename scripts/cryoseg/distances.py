@@ -1,7 +1,8 @@
 """Signed distances to the boundary of each class, kept as exact integers.
 
 On a grid of voxels a squared distance is a whole number, and training tells apart no more than
-five voxels, so the signed square fits eight bits: -25 to 25, positive inside.
+five voxels, so the signed square fits eight bits: -25 to 25, positive inside. Where it depends on
+what an ignored voxel is, -128 is kept instead.
 """
 
 from itertools import product
@@ -12,18 +13,15 @@ import numpy as np
 
 from cryoseg.errors import InputError
 from cryoseg.joblog import progress
+from cryoseg.labels import IGNORED
 
 # Voxels; what is farther from a boundary looks the same.
 REACH = 5
 FAR = REACH**2
+# Stands for what an ignored voxel could change.
+UNKNOWN = -128
 # With their halos, blocks of this edge stay in a processor's cache.
 BLOCK = 64
-
-
-def clipped_distance(signed_squared):
-    """Distance in units of five voxels, -1 to 1 as float32, from what is stored (int8)."""
-    distance = np.sqrt(np.abs(signed_squared, dtype=np.float32))
-    return np.sign(signed_squared) * (distance / np.float32(REACH))
 
 
 def class_labels(out_channels):
@@ -39,8 +37,9 @@ def signed_squared_distances(labels, out_channels):
                   every class, background included
 
     Inside a class, the squared distance in voxels to the nearest voxel outside it; outside, minus
-    that to the nearest one inside; at most 25 either way. Ignored voxels are outside every class.
-    The volume's faces are no boundary: an object that they cut goes on.
+    that to the nearest one inside; at most 25 either way. Ignored voxels may be of any class: where
+    one is nearer than the boundary, the distance is -128, unknown. The volume's faces are no
+    boundary: an object that they cut goes on.
     """
     distances = np.full((out_channels, *labels.shape), -FAR, np.int8)
     # Of every label that is there: what lies inside one lies outside all others.
@@ -48,6 +47,8 @@ def signed_squared_distances(labels, out_channels):
     inside = np.full(labels.shape, FAR, np.uint8)
     masks = {label: labels == label for label in np.flatnonzero(np.bincount(labels.ravel()))}
     for label, mask in masks.items():
+        if label == IGNORED:
+            continue
         box = _where_it_matters(mask)
         outside = _squares_to(mask[box])
         np.minimum(inside[box], outside, out=inside[box], where=~mask[box])
@@ -58,6 +59,11 @@ def signed_squared_distances(labels, out_channels):
     for label, channel in channels.items():
         if label in masks:
             np.copyto(distances[channel], inside, where=masks[label], casting="unsafe")
+    if IGNORED in masks:
+        box = _within_reach(masks[IGNORED])
+        to_unknown = _squares_to(masks[IGNORED][box])
+        for near in distances[(slice(None), *box)]:
+            near[to_unknown < np.abs(near)] = UNKNOWN
     return distances
 
 
@@ -83,19 +89,24 @@ def _squares_to(mask):
 
 
 def _where_it_matters(mask):
-    """The box around a mask and all within reach of it and of what is outside it, as slices.
+    """The box of all within reach of a mask and of what is outside it, as slices.
 
     Elsewhere voxels are far from the mask, or deep inside it.
     """
+    return tuple(
+        slice(max(one.start, other.start), min(one.stop, other.stop))
+        for one, other in zip(_within_reach(mask), _within_reach(~mask), strict=True)
+    )
+
+
+def _within_reach(mask):
+    """The box around a mask and all within reach of it, as slices."""
     box = []
     for axis in range(3):
         across = tuple(other for other in range(3) if other != axis)
-        lows, highs = [], []
-        for somewhere in (mask.any(axis=across), ~mask.all(axis=across)):
-            found = np.flatnonzero(somewhere)
-            lows.append(found[0] - REACH if found.size else mask.shape[axis])
-            highs.append(found[-1] + 1 + REACH if found.size else 0)
-        box.append(slice(max(0, *lows), min(highs)))
+        found = np.flatnonzero(mask.any(axis=across))
+        first, last = (found[0], found[-1]) if found.size else (mask.shape[axis] + REACH, -REACH)
+        box.append(slice(max(0, first - REACH), max(0, last + 1 + REACH)))
     return tuple(box)
 
 

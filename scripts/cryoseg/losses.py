@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from cryoseg.labels import IGNORED
 
 DISTANCE_REACH = 5  # voxels; distances beyond count as this far
+# Distances that a processor scales at a time, by what its cache holds.
+LOOKED_UP_AT_ONCE = 2**16
 # What keeps the Dice of a patch without any class defined.
 SMOOTHING = 1e-5
 
@@ -77,6 +79,12 @@ def scaled_distance(signed_squared):
     """
     squares = torch.arange(-(DISTANCE_REACH**2), DISTANCE_REACH**2 + 1).float()
     table = torch.sign(squares) * torch.sqrt(squares.abs()) / DISTANCE_REACH
-    places = (signed_squared + DISTANCE_REACH**2).flatten().int()
+    table = table.to(signed_squared.device)
     # A table: roots of that many numbers take longer than all other work on distances.
-    return table.to(places.device).index_select(0, places).view_as(signed_squared)
+    scaled = torch.empty(signed_squared.shape, device=signed_squared.device)
+    many = signed_squared.numel() if scaled.is_cuda else LOOKED_UP_AT_ONCE
+    for squares, target in zip(
+        signed_squared.flatten().split(many), scaled.view(-1).split(many), strict=True
+    ):
+        torch.index_select(table, 0, (squares + DISTANCE_REACH**2).int(), out=target)
+    return scaled

@@ -3,7 +3,6 @@
 import lightning
 import torch
 
-from cryoseg.augmentation import augment
 from cryoseg.errors import InputError
 from cryoseg.losses import (
     cross_entropy,
@@ -13,6 +12,7 @@ from cryoseg.losses import (
 )
 from cryoseg.metrics import confusion, dice_and_iou
 from cryoseg.synchronised_norm import synchronise_norms, together
+from cryoseg.training_data import Augmentation, Augmented
 
 # Share of the steps in which the learning rate rises, and how far it is from its peak before
 # and in the end: PyTorch's own values, which CryoSiam uses.
@@ -46,6 +46,9 @@ class SegmentationTraining(lightning.LightningModule):
         self.use_dice, self.use_distances = wanted["use_dice_loss"], wanted["distance_prediction"]
         self.channels = network.sizes.out_channels
         self.classes = max(2, self.channels)
+        self.augmentation = Augmentation(
+            self.data["min"], self.data["max"], self.channels, self.use_distances
+        )
         self.frozen = freeze(network, wanted["unfreeze_backbone"], wanted["unfreeze_decoder"])
         freeze_unused(network, self.use_distances)
         # Questions of the callbacks to all processes, sent along with the loss: stop, save.
@@ -80,16 +83,12 @@ class SegmentationTraining(lightning.LightningModule):
 
     def prepare(self, batch):
         """Images, labels, distance targets and where they are true, as the losses take them."""
-        data = self.data
-        images = (batch.images.float() - data["min"]) / (data["max"] - data["min"])
-        stored = batch.distances if self.use_distances else None
-        images, labels, squares, known = augment(
-            images.clamp(0, 1), batch.labels, stored, batch.draws, self.channels
-        )
-        images = (images - data["mean"]) / data["std"]
+        if not isinstance(batch, Augmented):
+            batch = self.augmentation(batch)
+        images = (batch.images - self.data["mean"]) / self.data["std"]
         images = images.to(memory_format=torch.channels_last_3d)
-        target = None if squares is None else scaled_distance(squares)
-        return images, labels, target, known
+        target = None if batch.squares is None else scaled_distance(batch.squares)
+        return images, batch.labels, target, batch.known
 
     def losses(self, logits, raw, labels, target, known):
         """Each loss as (sum, what to divide by), for this process's part of the batch."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cryoseg.augmentation import Draw, draw
+from cryoseg.augmentation import Draw, augment, draw
 
 # Words that keep the random numbers of one purpose apart from those of another.
 ORDER, AUGMENTATION = 1, 2
@@ -58,6 +58,59 @@ def collate(samples):
         [s.drawn for s in samples],
         {n: s.distances for n, s in enumerate(samples) if s.distances is not None},
     )
+
+
+@dataclass
+class Augmented:
+    """A batch with what was drawn done to it; see augmentation.augment."""
+
+    names: list[str]
+    images: torch.Tensor  # (N, 1, Z, Y, X) float32
+    labels: torch.Tensor  # (N, Z, Y, X) uint8
+    squares: torch.Tensor | None  # (N, C, Z, Y, X) int8, signed squared distances
+    known: torch.Tensor | None  # bool, where those are true
+
+    def __len__(self):
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Makes an Augmented of a Batch, wherever that lies.
+
+    low, high: intensities of the tomogram that become 0 and 1; what is beyond is cut off
+    channels:  of the network; distances: whether it learns them
+    """
+
+    low: float
+    high: float
+    channels: int
+    distances: bool
+
+    def __call__(self, batch):
+        images = ((batch.images.float() - self.low) / (self.high - self.low)).clamp(0, 1)
+        stored = batch.distances if self.distances else None
+        return Augmented(
+            batch.names, *augment(images, batch.labels, stored, batch.draws, self.channels)
+        )
+
+
+@dataclass(frozen=True)
+class AugmentedCollate:
+    """Puts samples into an Augmented, one after another: a processor's cache holds one."""
+
+    augmentation: Augmentation
+
+    def __call__(self, samples):
+        each = [self.augmentation(collate([sample])) for sample in samples]
+        return Augmented(
+            [name for one in each for name in one.names],
+            *(
+                None if getattr(each[0], part) is None
+                else torch.cat([getattr(one, part) for one in each])
+                for part in ("images", "labels", "squares", "known")
+            ),
+        )  # fmt: skip
 
 
 class PatchDataset(Dataset):
@@ -159,25 +212,28 @@ class EpochOrder(Sampler):
             ]
 
 
-def training_loader(dataset, order, workers, pin=False):
-    """Loader of training batches; order: EpochOrder."""
-    return _loader(dataset, workers, pin, batch_sampler=order)
+def training_loader(dataset, order, workers, **options):
+    """Loader of training batches; order: EpochOrder, options: as for _loader."""
+    return _loader(dataset, workers, batch_sampler=order, **options)
 
 
-def validation_loader(dataset, batch_size, workers, rank=0, processes=1, pin=False):
+def validation_loader(dataset, batch_size, workers, rank=0, processes=1, **options):
     """Loader of this process's share of the validation patches, each of them once."""
-    return _loader(
-        dataset, workers, pin, batch_size=batch_size, sampler=range(rank, len(dataset), processes)
-    )
+    share = range(rank, len(dataset), processes)
+    return _loader(dataset, workers, batch_size=batch_size, sampler=share, **options)
 
 
-def _loader(dataset, workers, pin, **which):
+def _loader(dataset, workers, pin=False, augmentation=None, **which):
+    """Loader of Batch objects, to pinned memory if asked for; with an Augmentation, of Augmented.
+
+    Where a processor trains, its readers augment as well, each with one thread.
+    """
     return DataLoader(
         dataset,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=AugmentedCollate(augmentation) if augmentation else collate,
         pin_memory=pin,
         persistent_workers=workers > 0,
-        prefetch_factor=4 if workers > 0 else None,
+        prefetch_factor=2 if workers > 0 else None,
         **which,
     )

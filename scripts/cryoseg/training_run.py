@@ -153,18 +153,13 @@ def train(
         len(datasets[0]), learning["batch_size"], config["seed"],
         trainer.global_rank, trainer.world_size, lambda: trainer.global_step,
     )  # fmt: skip
-    pin = device.type == "cuda"
-    loaders = [training_loader(datasets[0], order, workers, pin)]
+    on_gpu = device.type == "cuda"
+    how = {"pin": on_gpu, "augmentation": None if on_gpu else module.augmentation}
+    loaders = [training_loader(datasets[0], order, workers, **how)]
     if validated:
+        rank, processes = trainer.global_rank, trainer.world_size
         loaders.append(
-            validation_loader(
-                datasets[1],
-                learning["batch_size"],
-                workers,
-                trainer.global_rank,
-                trainer.world_size,
-                pin,
-            )
+            validation_loader(datasets[1], learning["batch_size"], workers, rank, processes, **how)
         )
     # The layout in which devices compute 16-bit convolutions fastest.
     network.to(memory_format=torch.channels_last_3d)
