@@ -7,7 +7,7 @@ Out: <labels>/{tomogram}.mrc
 
 from functools import partial
 
-from cryoseg.job_resources import SLABWISE_MB, place_memory, slabwise_minutes, voxel_count
+from cryoseg.job_resources import place_memory, slabwise_minutes, voxel_count
 
 voxels = partial(voxel_count, config["volume"])
 
@@ -88,7 +88,7 @@ if config["kind"] == "merge":
         conda:
             "../envs/cryoseg.yaml"
         resources:
-            mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+            mem_mb=lambda wildcards, attempt: place_memory(voxels(wildcards.tomogram), attempt),
             runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
         params:
             settings=config["settings"],

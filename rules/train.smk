@@ -6,6 +6,8 @@ In:  <tomograms>/{tomogram}<extension>, <labels>/{tomogram}<label_ending>,
 Out: <labels>/{tomogram}.mrc if labels are filtered, <distances>/{tomogram}_distances.h5,
      <patches>/{tomogram}_patches.h5, <models>/model_best.ckpt
 
+Trainings that want the very same patches share those of the first of them.
+
 train_model writes more than it declares: Snakemake deletes the declared outputs of a job before it
 runs and after it failed, and a training that was cut short goes on from <models>/last.ckpt.
 """
@@ -16,7 +18,9 @@ from pathlib import Path
 from cryoseg.job_resources import (
     LONGEST_TRAINING_MINUTES,
     SLABWISE_MB,
+    TRAIN_THREADS,
     slabwise_minutes,
+    sum_voxels,
     train_memory,
     voxel_count,
 )
@@ -25,9 +29,10 @@ NOISY = {"noisy": "<noisy>/{tomogram}<noisy_ending>"} if config["noisy"] else {}
 PRETRAINED = {"pretrained": "<pretrained>"} if config["pretrained"] else {}
 
 voxels = partial(voxel_count, config["volume"])
+all_voxels = partial(sum_voxels, config["volume"], config["names"])
 
 
-if config["filtered"]:
+if config["prepares"] and config["filtered"]:
 
     rule filter_labels:
         """Keep the labels that are selected, and geometry; the originals stay as they are."""
@@ -54,57 +59,58 @@ if config["filtered"]:
             "../scripts/filter_labels.py"
 
 
-rule measure_distances:
-    """Measure the signed distance of each voxel from the boundary of each class."""
-    input:
-        labels="<labels>/{tomogram}<label_ending>",
-    output:
-        distances="<distances>/{tomogram}_distances.h5",
-    log:
-        "<logs>/measure_distances/{tomogram}.log",
-    benchmark:
-        "<benchmarks>/measure_distances/{tomogram}.tsv"
-    wildcard_constraints:
-        tomogram="[^/]+",
-    group:
-        "cpu_distances"
-    conda:
-        "../envs/cryoseg.yaml"
-    resources:
-        mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
-        runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
-    params:
-        settings=config["distances"],
-    script:
-        "../scripts/measure_distances.py"
+if config["prepares"]:
 
+    rule measure_distances:
+        """Measure the signed distance of each voxel from the boundary of each class."""
+        input:
+            labels="<labels>/{tomogram}<label_ending>",
+        output:
+            distances="<distances>/{tomogram}_distances.h5",
+        log:
+            "<logs>/measure_distances/{tomogram}.log",
+        benchmark:
+            "<benchmarks>/measure_distances/{tomogram}.tsv"
+        wildcard_constraints:
+            tomogram="[^/]+",
+        group:
+            "cpu_distances"
+        conda:
+            "../envs/cryoseg.yaml"
+        resources:
+            mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+            runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
+        params:
+            settings=config["distances"],
+        script:
+            "../scripts/measure_distances.py"
 
-rule cut_patches:
-    """Cut a tomogram, its labels and distances into overlapping patches, which share their voxels."""
-    input:
-        **NOISY,
-        tomogram="<tomograms>/{tomogram}<extension>",
-        labels="<labels>/{tomogram}<label_ending>",
-        distances="<distances>/{tomogram}_distances.h5",
-    output:
-        patches="<patches>/{tomogram}_patches.h5",
-    log:
-        "<logs>/cut_patches/{tomogram}.log",
-    benchmark:
-        "<benchmarks>/cut_patches/{tomogram}.tsv"
-    wildcard_constraints:
-        tomogram="[^/]+",
-    group:
-        "cpu_cut"
-    conda:
-        "../envs/cryoseg.yaml"
-    resources:
-        mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
-        runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
-    params:
-        settings=config["cut"],
-    script:
-        "../scripts/cut_patches.py"
+    rule cut_patches:
+        """Cut a tomogram, its labels and distances into overlapping patches, which share their voxels."""
+        input:
+            **NOISY,
+            tomogram="<tomograms>/{tomogram}<extension>",
+            labels="<labels>/{tomogram}<label_ending>",
+            distances="<distances>/{tomogram}_distances.h5",
+        output:
+            patches="<patches>/{tomogram}_patches.h5",
+        log:
+            "<logs>/cut_patches/{tomogram}.log",
+        benchmark:
+            "<benchmarks>/cut_patches/{tomogram}.tsv"
+        wildcard_constraints:
+            tomogram="[^/]+",
+        group:
+            "cpu_cut"
+        conda:
+            "../envs/cryoseg.yaml"
+        resources:
+            mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+            runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
+        params:
+            settings=config["cut"],
+        script:
+            "../scripts/cut_patches.py"
 
 
 rule train_model:
@@ -120,10 +126,10 @@ rule train_model:
         "<benchmarks>/train_model.tsv"
     conda:
         "../envs/cryoseg.yaml"
-    threads: 8
+    threads: TRAIN_THREADS
     resources:
         **config["speed"],
-        mem_mb=lambda wildcards, attempt: train_memory(config["job"], attempt),
+        mem_mb=lambda wildcards, attempt: train_memory(config["job"], all_voxels, attempt),
         runtime=LONGEST_TRAINING_MINUTES,
     params:
         settings=config["train"],

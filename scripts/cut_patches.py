@@ -21,7 +21,8 @@ def cut_patches(tomogram, labels, distances, patches, noisy=None, *, settings):
     labels:    MRC or HDF5
     distances: what measure_distances wrote of them
     noisy:     a noisy version of the tomogram, if any
-    settings:  {patch_size, patch_overlap, remove_only_background, out_channels}
+    settings:  {patch_size, patch_overlap, remove_only_background, out_channels, and min and max,
+               the intensities that become 0 and 1 in training}
     """
     name = Path(patches).name.removesuffix("_patches.h5")
     image, classes = open_volume(tomogram), ClassLabels(labels, settings["out_channels"])
@@ -29,7 +30,8 @@ def cut_patches(tomogram, labels, distances, patches, noisy=None, *, settings):
     check_alike(name, image, "labels are", classes)
     if noisy:
         check_alike(name, image, "noisy tomogram is", volumes["noisy"])
-    found = {dataset: check_intensities(v.path, v) for dataset, v in volumes.items()}["image"]
+    limits = settings["min"], settings["max"]
+    found, *_ = [check_intensities(volume.path, volume, *limits) for volume in volumes.values()]
     stored = open_distances(distances, image.shape, settings["out_channels"])
 
     table = choose_patches(name, classes, settings)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from cryoseg.errors import InputError
 from cryoseg.joblog import log_to, logger
 from cryoseg.metrics import count_pairs, dice_and_iou
@@ -43,7 +45,10 @@ def _compare(found, truth, classes):
         yield label, name, *voxels, f"{dice[label]:.4f}", f"{iou[label]:.4f}"
     if len(classes) > 1:
         voxels = int(counts[1:].sum()), int(counts[:, 1:].sum())
-        yield "-", "mean", *voxels, f"{dice[1:].mean():.4f}", f"{iou[1:].mean():.4f}"
+        there = np.isfinite(dice[1:])  # of a class in neither volume nothing can be said
+        name = "mean" if there.all() else f"mean of {np.count_nonzero(there)}"
+        means = (values[1:][there].mean() if there.any() else np.nan for values in (dice, iou))
+        yield "-", name, *voxels, *(f"{mean:.4f}" for mean in means)
 
 
 if __name__ == "__main__":

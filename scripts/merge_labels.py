@@ -12,14 +12,17 @@ def merge_labels(masks, labels, *, settings):
     masks:    list of files, in the order of labels_of_masks; 255 beside other values is ignored
     labels:   MRC file to write
     settings: labels_of_masks, priority (the label that stands first wins where masks overlap;
-              null: the smaller one), ignore_rim in ``unit`` (angstrom or voxel)
+              null: the smaller one), ignore_rim in ``unit`` (angstrom or voxel), ignoring (labels
+              of the masks that this workflow made, in which 255 always is ignored)
     """
     volumes = [open_label_volume(path) for path in as_list(masks)]
     check_alike(volumes)
     by_label = dict(zip(settings["labels_of_masks"], volumes, strict=True))
     in_voxels = settings["unit"] == "voxel" or not settings["ignore_rim"]
     voxel_size = (1, 1, 1) if in_voxels else known_voxel_size(volumes[0])
-    merged = merge_masks(by_label, settings["priority"], settings["ignore_rim"], voxel_size)
+    merged = merge_masks(
+        by_label, settings["priority"], settings["ignore_rim"], voxel_size, settings["ignoring"]
+    )
     write_mrc(labels, merged, like=volumes[0])
 
 

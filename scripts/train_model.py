@@ -8,11 +8,11 @@ import torch
 import yaml
 
 from cryoseg.checkpoints import checkpoint_sha256
-from cryoseg.devices import choose_device, keep_freed_memory, keep_single_precision
+from cryoseg.devices import choose_device, choose_dtype, keep_freed_memory, keep_single_precision
 from cryoseg.fine_tuning import load_weights, starting_network
 from cryoseg.joblog import log_to, logger, logging_to_stderr
 from cryoseg.patches import PatchFile
-from cryoseg.processes import check_devices, own_command, start_processes
+from cryoseg.processes import check_devices, devices_of, own_command, start_processes
 from cryoseg.resuming import describe_run, find_start, hand_over
 from cryoseg.training import SegmentationTraining
 from cryoseg.training_run import (
@@ -69,6 +69,9 @@ def train_model(
     check_patches(files, config, network.sizes)
     parts = split_patches(files, config)
 
+    per_node = processes // int(nodes)
+    if threads is not None:  # those that train on a node share its processors
+        threads = max(1, threads // per_node)
     run = describe_run(config, patches, pretrained, processes)
     start = find_start(models, run, continue_training)
     if start.weights:
@@ -77,11 +80,13 @@ def train_model(
         write_split(folder, files, parts)
         write_settings(folder, config, backbone_config, pretrained)
         dataset, _ = make_datasets(files, *parts, config)
-        module = SegmentationTraining(network, config, backbone_config)
+        log_plan(config, files, parts, device, processes)
+        placed = with_places(config, gpu_devices, nodes, cache_rate, continue_training)
+        module = SegmentationTraining(network, placed, backbone_config)
         show_samples(folder / "augmented_samples.png", module, dataset)
         job = {
             "patches": list(map(str, patches)), "pretrained": pretrained and str(pretrained),
-            "config": config, "folder": str(folder), "run": run,
+            "config": placed, "folder": str(folder), "run": run,
             "last": start.last and str(start.last),
             "weights": start.weights and str(start.weights),
             "device": device.type if processes > 1 else str(device), "devices": devices,
@@ -95,9 +100,34 @@ def train_model(
             arguments = folder / "processes.json"
             arguments.write_text(json.dumps(job))
             command = own_command(Path(__file__).resolve(), arguments)
-            start_processes(command, processes // int(nodes), int(nodes))
+            start_processes(command, per_node, int(nodes))
     kept = hand_over(models, checkpoint)
     logger.info("%s is the best model, kept as %s too", checkpoint, kept.name)
+
+
+def with_places(config, gpu_devices, nodes, cache_rate, continue_training):
+    """A training configuration with the keys that no result depends on.
+
+    CryoSiam's checkpoints have them too, and what reads those may ask for them.
+    """
+    parameters, learning = config["parameters"], config["hyper_parameters"]
+    return config | {
+        "continue_training": bool(continue_training),
+        "parameters": parameters | {"gpu_devices": devices_of(gpu_devices), "nodes": int(nodes)},
+        "hyper_parameters": learning | {"cache_rate": float(cache_rate)},
+    }
+
+
+def log_plan(config, files, parts, device, processes):
+    """Log what will train on what."""
+    train_patches, validation = (
+        f"{len(part)} patches of {len({place for place, _ in part})} tomograms" for part in parts
+    )
+    precision = str(choose_dtype(config["hyper_parameters"]["precision"], device))
+    logger.info(
+        "%s train and %s validate, of %d tomograms; %d process(es) on %s, %s",
+        train_patches, validation, len(files), processes, device, precision.removeprefix("torch."),
+    )  # fmt: skip
 
 
 def train_process(

@@ -43,7 +43,8 @@ AVERAGES = {key: value for key, value in SPHERES.items() if key != "radius"} | {
     "invert": False,
     "average_voxel_size": None,
 }
-MERGED = {"labels_of_masks": [1, 2], "priority": None, "ignore_rim": 0, "unit": "voxel"}
+MERGED = {"labels_of_masks": [1, 2], "priority": None, "ignore_rim": 0, "unit": "voxel",
+          "ignoring": []}  # fmt: skip
 
 
 def placed(path, data, voxel_size=10.0):
@@ -515,6 +516,16 @@ def test_255_marks_the_object_where_no_other_value_does(tmp_path):
     first[0], second[2] = 255, 1
     merged = made(merge_labels, tmp_path, masks_of(tmp_path, first, second))
     np.testing.assert_array_equal(merged[:, 0, 0], [1, 0, 2, 0])
+
+
+def test_255_is_ignored_in_labels_that_this_workflow_made(tmp_path):
+    """A sphere whose centre lies outside can leave nothing but its rim."""
+    mask = np.zeros((4, 5, 6), np.uint8)
+    mask[0] = 255
+    merged = made(
+        merge_labels, tmp_path, masks_of(tmp_path, mask), labels_of_masks=[2], ignoring=[2]
+    )
+    np.testing.assert_array_equal(merged[:, 0, 0], [255, 0, 0, 0])
 
 
 def test_masks_of_different_sizes_are_refused(tmp_path):

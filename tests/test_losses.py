@@ -43,6 +43,17 @@ def test_dice_equals_monais(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+def test_a_patch_that_is_all_ignored_counts_in_no_mean(channels):
+    torch.manual_seed(0)
+    logits = torch.randn(2, channels, 4, 4, 4)
+    labels = torch.randint(0, max(2, channels), (2, 4, 4, 4), dtype=torch.uint8)
+    labels[1] = 255
+    for loss in (cross_entropy, generalised_dice):
+        alone, both = loss(logits[:1], labels[:1]), loss(logits, labels)
+        assert float(both[0] / both[1]) == pytest.approx(float(alone[0] / alone[1]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
 def test_ignored_voxels_count_in_no_loss(channels):
     """What the network says of them changes neither the losses nor their gradients."""
     torch.manual_seed(0)

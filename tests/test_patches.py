@@ -112,6 +112,8 @@ SETTINGS = {
     "patch_size": [16, 16, 16],
     "patch_overlap": 0.5,
     "remove_only_background": False,
+    "min": 0,
+    "max": 1,
     "out_channels": 3,
 }
 
@@ -149,7 +151,7 @@ def cut(folder, noisy=None, **changed):
 
 
 def test_a_patch_file_tells_all_that_training_asks(tmp_path, files):
-    patches = cut(tmp_path, tmp_path / "noisy.mrc")
+    patches = cut(tmp_path, tmp_path / "noisy.mrc", min=-128, max=127)
     assert (patches.name, patches.shape) == ("TS_1", (24, 90, 100))
     assert (patches.patch_size, patches.out_channels) == ((16, 16, 16), 3)
     assert patches.voxel_size == (10, 10, 10)
@@ -248,6 +250,14 @@ def test_volumes_that_do_not_belong_together_are_an_error(tmp_path, files):
     with pytest.raises(InputError, match="TS_1: labels are 23 x 90 x 100, tomogram is 24 x 90"):
         cut(tmp_path)
     assert not (tmp_path / "TS_1_patches.h5").exists()
+
+
+def test_a_tomogram_that_was_not_scaled_is_an_error(tmp_path, files):
+    """Not one that a GPU is booked to find: of this, training would see black and white."""
+    write_volume(tmp_path / "tomogram.mrc", 600 * files["tomogram"] - 300)
+    with pytest.raises(InputError, match=r"9\d.\d% of the voxels lie outside .*min..max = 0..1"):
+        cut(tmp_path)
+    cut(tmp_path, min=-300, max=300)
 
 
 def test_other_voxel_sizes_are_warned_of(tmp_path, files, caplog):

@@ -160,6 +160,8 @@ def test_the_documented_example_is_read_with_its_values(lab):
         "patch_size": [128, 128, 128],
         "patch_overlap": 0.5,
         "remove_only_background": False,
+        "min": 0,
+        "max": 1,
         "out_channels": 7,
     }
     config, documented = given["train"]["config"], yaml.safe_load(DOCUMENTED)
@@ -325,6 +327,22 @@ def test_labels_that_do_not_fit_are_named(lab, changes, sentence):
 # Values that are wrong together
 
 
+def test_patience_without_anything_to_validate_with_is_named(lab):
+    entry = with_key(TRAINING | {"validation_ratio": 0}, "hyper_parameters.patience", 3)
+    (mistake,) = lab.mistakes(train={"one": entry})
+    assert "hyper_parameters.patience is set, but validation_ratio is 0" in mistake
+
+
+def test_trainings_that_want_the_same_patches_share_them(lab):
+    """Two learning rates, say; with other patches, folders of their own are needed."""
+    other = with_key(TRAINING | {"log_dir": "other"}, "hyper_parameters.lr", 0.01)
+    stages, _ = lab.read(train={"one": TRAINING, "two": other})
+    assert [plan.training(stages, name)["prepares"] for name in ("one", "two")] == [True, False]
+    other = with_key(other, "parameters.data.patch_overlap", 0.25)
+    mistakes = "\n".join(lab.mistakes(train={"one": TRAINING, "two": other}))
+    assert "are the same folder" in mistakes
+
+
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
@@ -336,6 +354,9 @@ def test_labels_that_do_not_fit_are_named(lab, changes, sentence):
         ("pretrained_model", "none.ckpt", "pretrained_model none.ckpt does not exist"),
         ("validation_ratio", 1, "it must be a number from 0 to less than 1"),
         ("hyper_parameters.lr", "1e-4", "(YAML takes this for text; write 1.0e-4)"),
+        ("parameters.gpu_devices", 0, "a whole number of at least 1"),
+        ("parameters.network.kernel_size", 5, "changes the size of a patch; set padding to 2"),
+        ("parameters.data.patch_size", [64, 64, 60], "its edges must be multiples of 8"),
         ("hyper_parameters.optimiser", "adam", "did you mean hyper_parameters.optimizer?"),
         ("parameters.network.spatial_dims", 2, "it must be one of 3"),
         ("parameters.data.patch_size", [4, 32, 32], "a whole number of at least 8"),
@@ -372,9 +393,9 @@ def test_noisy_tomograms_are_read_only_where_they_are_used(lab):
 def test_trainings_that_would_share_a_folder_are_named(lab):
     found = lab.mistakes(train={"one": TRAINING, "two": TRAINING | {"temp_dir": "other"}})
     assert found == [
-        "train.one.patches_folder and train.two.patches_folder are the same folder, patches; "
-        "give each step its own",
         "train.one.log_dir/model and train.two.log_dir/model are the same folder, runs/one/model; "
+        "give each step its own",
+        "train.one.patches_folder and train.two.patches_folder are the same folder, patches; "
         "give each step its own",
     ]
 
@@ -504,11 +525,24 @@ def test_devices_are_passed_as_text_and_whole_numbers(lab, devices, nodes, devic
 
 
 def test_memory_grows_with_batch_and_patch_and_with_each_attempt():
-    job = {"batch_size": 2, "patch_size": [64, 64, 64], "channels": 5, "device": "auto"}
-    small = job_resources.train_memory(job, 1)
-    assert small < job_resources.train_memory(job | {"batch_size": 8}, 1)
-    assert small < job_resources.train_memory(job | {"device": "cpu"}, 1)
-    assert job_resources.train_memory(job, 2) == 2 * small
+    job = {
+        "batch_size": 2, "patch_size": [64, 64, 64], "patch_overlap": 0.5, "channels": 5,
+        "device": "auto", "processes": 1, "cache_rate": 0,
+    }  # fmt: skip
+
+    def memory(attempt=1, **changed):
+        return job_resources.train_memory(job | changed, lambda: 50_000_000, attempt)
+
+    small = memory()
+    assert small < memory(batch_size=8)
+    assert small < memory(device="cpu")
+    assert memory(2) == 2 * small
+    # Each process has its own cache, and its share of the processors to read with.
+    assert memory(cache_rate=0.5) > small + 2000
+    assert memory(processes=4) > small + 2.9 * job_resources.TRAIN_BASE_MB
+    assert memory(processes=4, cache_rate=1) - memory(processes=4) == pytest.approx(
+        4 * (memory(cache_rate=1) - small), abs=4
+    )
 
 
 # Labels from positions and masks

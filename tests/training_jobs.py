@@ -61,7 +61,10 @@ def volumes(seed=0, shape=(24, 24, 32), classes=3):
     return np.clip(image, 0, 1).astype(np.float32), labels
 
 
-def patch_file(folder, name, image, labels, out_channels=3, patch_size=(16, 16, 16), noisy=None):
+def patch_file(
+    folder, name, image, labels, out_channels=3, patch_size=(16, 16, 16), noisy=None,
+    remove_only_background=False,
+):  # fmt: skip
     """Take volumes through the steps before training; returns the patch file's path."""
     paths = {n: folder / f"{name}_{n}.mrc" for n in ("image", "labels", "noisy")}
     for kind, volume in {"image": image, "labels": labels, "noisy": noisy}.items():
@@ -70,7 +73,7 @@ def patch_file(folder, name, image, labels, out_channels=3, patch_size=(16, 16, 
     distances, patches = folder / f"{name}_distances.h5", folder / f"{name}_patches.h5"
     measure_distances(paths["labels"], distances, settings={"out_channels": out_channels})
     settings = {"patch_size": list(patch_size), "patch_overlap": 0.5, "out_channels": out_channels,
-                "remove_only_background": False}  # fmt: skip
+                "remove_only_background": remove_only_background, "min": 0, "max": 1}  # fmt: skip
     noisy_file = None if noisy is None else paths["noisy"]
     cut_patches(paths["image"], paths["labels"], distances, patches, noisy_file, settings=settings)
     return patches

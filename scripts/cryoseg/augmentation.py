@@ -15,9 +15,8 @@ from cryoseg.distances import UNKNOWN
 from cryoseg.labels import IGNORED
 from cryoseg.losses import DISTANCE_REACH
 
-# Probabilities of CryoSiam's transforms, and of its noisy input.
+# Probability of each of CryoSiam's transforms, except that one of those of intensities is chosen.
 PROBABILITY = 0.8
-NOISY_SHARE = 1 / 3
 # Widths, in voxels, over which an elastic deformation is smooth.
 ELASTIC_SIGMA = (5.0, 10.0)
 # The largest squared distance that is told apart, and voxels to the farthest that is nearer.
@@ -49,15 +48,18 @@ class Transforms:
 
     @property
     def intensity_choices(self):
-        """What one is chosen from for each sample; each is a set of transforms."""
+        """What one is chosen from for each sample, nothing among it; each a set of transforms."""
         ranges = {
             "low pass": self.low_pass_sigma_range,
             "high pass": self.high_pass_sigma_range and self.high_pass_sigma2_range,
             "noise": self.noise_sigma_range,
         }
-        single = [frozenset([name]) for name, limits in ranges.items() if limits]
-        together = [frozenset().union(*single)] if self.combine_transforms and single else []
-        return [*single, *together, frozenset()]
+        choices = [frozenset([name]) for name, limits in ranges.items() if limits]
+        if self.combine_transforms and choices:
+            choices = [frozenset().union(*choices)]
+        if self.use_noisy_input:
+            choices.append(frozenset(["noisy"]))
+        return [*choices, frozenset()]
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,16 @@ def draw(transforms, rng):
     def within(limits):
         return float(rng.uniform(*limits))
 
-    chosen = {"seed": int(rng.integers(2**31))}
-    if transforms.use_noisy_input and rng.random() < NOISY_SHARE:
-        chosen["noisy"] = True
-    else:
-        choices = transforms.intensity_choices
-        choice = choices[rng.integers(len(choices))]
-        if "low pass" in choice:
-            chosen["low_pass"] = within(transforms.low_pass_sigma_range)
-        if "high pass" in choice:
-            ranges = transforms.high_pass_sigma_range, transforms.high_pass_sigma2_range
-            chosen["high_pass"] = tuple(within(limits) for limits in ranges)
-        if "noise" in choice:
-            chosen["noise"] = within(transforms.noise_sigma_range)
+    choices = transforms.intensity_choices
+    choice = choices[rng.integers(len(choices))]
+    chosen = {"seed": int(rng.integers(2**31)), "noisy": "noisy" in choice}
+    if "low pass" in choice:
+        chosen["low_pass"] = within(transforms.low_pass_sigma_range)
+    if "high pass" in choice:
+        ranges = transforms.high_pass_sigma_range, transforms.high_pass_sigma2_range
+        chosen["high_pass"] = tuple(within(limits) for limits in ranges)
+    if "noise" in choice:
+        chosen["noise"] = within(transforms.noise_sigma_range)
     if happens(transforms.scale_intensity_factors):
         chosen["scale"] = 1 + within(transforms.scale_intensity_factors)
     if happens(transforms.elastic):
@@ -159,7 +158,8 @@ def smooth(volumes, sigmas):
 
 def _filter_matrix(size, sigma):
     place = torch.arange(size, dtype=sigma.dtype, device=sigma.device)
-    weights = torch.exp(-((place[:, None] - place) ** 2) / (2 * sigma**2))
+    # No width at all would make 0 / 0; this little changes nothing.
+    weights = torch.exp(-((place[:, None] - place) ** 2) / (2 * sigma.clamp(min=1e-3) ** 2))
     # Denormal numbers make a product ten times slower.
     weights = torch.where(weights > 1e-12, weights, 0)
     return weights / weights.sum(2, keepdim=True)

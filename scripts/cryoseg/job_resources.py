@@ -23,8 +23,9 @@ COPIES_MB = 1000
 LABEL_BASE_MB, LABEL_MB_PER_VOXEL = 500, 10e-6
 # Labels, and the small volumes that are placed in them.
 PLACE_BASE_MB, PLACE_MB_PER_VOXEL = 800, 1e-6
-# Interpreter, PyTorch, Lightning; each process that reads patches.
-TRAIN_BASE_MB, WORKER_MB, MOST_WORKERS = 4000, 500, 8
+# Interpreter, PyTorch, Lightning; each process that reads patches, of which each that trains has
+# as many as TRAIN_THREADS divided among those, at most.
+TRAIN_BASE_MB, WORKER_MB, TRAIN_THREADS = 4000, 500, 8
 # Activations of the default network and their gradients, where it trains without a GPU.
 TRAIN_MB_PER_VOXEL = 0.006
 # A training goes on where it was cut short, so that it need not end within one job.
@@ -70,21 +71,31 @@ def simulate_memory(voxels, attempt):
 
 
 def place_memory(voxels, attempt):
-    """MB for label_particles and label_averages."""
+    """MB for label_particles, label_averages and merge_labels."""
     return attempt * int(PLACE_BASE_MB + PLACE_MB_PER_VOXEL * voxels)
 
 
-def train_memory(job, attempt):
-    """MB of host memory for train_model.
+def train_memory(job, voxels, attempt):
+    """MB of host memory for train_model, on each node.
 
-    job: {batch_size, patch_size (z, y, x), channels, device: as in the training's file}
+    job:    {batch_size, patch_size (z, y, x), patch_overlap, channels, device, cache_rate: as in
+            the training's file; processes: how many train on a node}
+    voxels: function without arguments that returns those of all tomograms; it is asked only where
+            patches are kept in memory
     """
-    voxels = prod(job["patch_size"]) * job["batch_size"]
-    # Image, noisy image, labels, distances, read ahead twice by each process.
-    batch_mb = voxels * (9 + job["channels"]) / 1e6
-    activations = TRAIN_MB_PER_VOXEL * voxels if job["device"] == "cpu" else 0
-    reading = MOST_WORKERS * (WORKER_MB + 2 * batch_mb)
-    return attempt * int(TRAIN_BASE_MB + reading + activations)
+    batch = prod(job["patch_size"]) * job["batch_size"]
+    # Image, noisy image, labels, distances and where they are known.
+    bytes_per_voxel = 9 + 2 * job["channels"]
+    activations = TRAIN_MB_PER_VOXEL * batch if job["device"] == "cpu" else 0
+    workers = max(1, TRAIN_THREADS // job["processes"])
+    # Read ahead twice by each process.
+    reading = workers * (WORKER_MB + 2 * batch * bytes_per_voxel / 1e6)
+    each = TRAIN_BASE_MB + reading + activations
+    if job["cache_rate"]:
+        # Patches that overlap have voxels in common on disk, and apart in memory.
+        copies = (1 - job["patch_overlap"]) ** -3
+        each += job["cache_rate"] * copies * voxels() * bytes_per_voxel / 1e6
+    return attempt * int(job["processes"] * each)
 
 
 def slabwise_minutes(voxels, attempt):
@@ -106,6 +117,11 @@ def voxel_count(volume, tomogram):
         except (OSError, ValueError):  # not written yet, or damaged, which its job will report
             continue
     return USUAL_VOXELS
+
+
+def sum_voxels(volume, tomograms):
+    """Voxels of several tomograms together; volume: as of voxel_count."""
+    return sum(voxel_count(volume, tomogram) for tomogram in tomograms)
 
 
 @cache

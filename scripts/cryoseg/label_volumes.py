@@ -138,12 +138,14 @@ def check_alike(volumes):
             )  # fmt: skip
 
 
-def merge_masks(masks, priority=None, rim=0.0, voxel_size=(1, 1, 1)):
+def merge_masks(masks, priority=None, rim=0.0, voxel_size=(1, 1, 1), ignoring=()):
     """One volume of labels (Z, Y, X) uint8 out of a mask for each label.
 
     masks:    {label: Volume}, all of one shape; see mask_parts for what counts as inside
     priority: labels, the most important one first, which wins where masks overlap; those it
               does not name come after these, smaller ones first
+    ignoring: labels in whose masks 255 always is ignored; in another mask that holds nothing but
+              0 and 255, it marks the object
     rim:      width of a rim around all objects that is ignored, in the unit of voxel_size
     Overlaps are logged.
     """
@@ -151,7 +153,7 @@ def merge_masks(masks, priority=None, rim=0.0, voxel_size=(1, 1, 1)):
     drawing = Drawing(np.zeros(shape, np.uint8))
     for label in progress(drawing_order(masks, priority), what="masks"):
         volume = masks[label]
-        ignores = _ignores(volume)
+        ignores = label in ignoring or _ignores(volume)
         for piece in slabs(shape, WORK_BYTES):
             inside, ignored = mask_parts(volume[piece], ignores)
             drawing.add((piece,), inside, ignored, label)

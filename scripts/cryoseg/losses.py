@@ -37,7 +37,8 @@ def generalised_dice(logits, labels):
     """Generalised Dice loss of each patch: classes weighted by one over their squared volume.
 
     logits, labels: as for cross_entropy
-    A class that a patch lacks gets the largest weight among those that it has.
+    A class that a patch lacks gets the largest weight among those that it has. Patches of which
+    every voxel is ignored do not count.
     Returns (sum over the patches, their number).
     """
     logits = logits.float()
@@ -57,7 +58,8 @@ def generalised_dice(logits, labels):
     overlap = ((predicted * target).sum(axes) * weight).sum(1)
     both = ((predicted.sum(axes) + volume) * weight).sum(1)
     losses = 1 - (2 * overlap + SMOOTHING) / (both + SMOOTHING)
-    return losses.sum(), torch.tensor(len(losses), device=losses.device)
+    counts = known.flatten(1).any(1)
+    return torch.where(counts, losses, 0).sum(), counts.sum()
 
 
 def distance_error(raw, target, known):

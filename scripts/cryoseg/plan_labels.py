@@ -41,11 +41,16 @@ def labelling(stages, name):
 
 def _merging(stages, name, paths, settings):
     masks = stages.masks_to_merge(name)
+    ours = [
+        label
+        for label, path in sources(stages.label[name]["folders"]).items()
+        if stages.writer_of(path)
+    ]
     return {
         "kind": "merge",
         "paths": paths,
         "masks": [f"{place}/{TOMOGRAM}{end}" for place, end in masks.values()],
-        "settings": settings | {"labels_of_masks": list(masks)},
+        "settings": settings | {"labels_of_masks": list(masks), "ignoring": ours},
         "volume": {"shape": None, "files": [(f"{place}/", end) for place, end in masks.values()]},
     }
 

@@ -3,7 +3,7 @@
 from cryoseg import schema_check
 from cryoseg.folders import spelled
 from cryoseg.plan_parts import aliases, records, volume, with_aliases
-from cryoseg.training_stages import training_folders
+from cryoseg.training_stages import PATCH_KEYS, training_folders
 
 FOLDER_KEYS = (
     "data_folder",
@@ -18,7 +18,6 @@ FOLDER_KEYS = (
 # What changes where and how fast a model is trained, and not the model.
 PLACE_KEYS = ("nodes", "gpu_devices")
 SPEED_KEYS = ("cache_rate", "device", "num_workers", "checkpoint_minutes")
-PATCH_KEYS = ("patch_size", "patch_overlap", "remove_only_background")
 
 
 def training(stages, name):
@@ -48,12 +47,14 @@ def training(stages, name):
         paths |= {"pretrained": stages.checkpoint(pretrained)}
     return {
         "paths": paths | records(name),
+        "prepares": stages.prepared_by(name) == name,
         "filtered": filtered is not None,
         "noisy": noisy is not None,
         "filter": {key: entry[key] for key in ("selected_labels", "relabel")},
         "distances": channels,
         "cut": {key: data[key] for key in PATCH_KEYS} | channels,
         "train": {"config": training_configuration(stages, name)},
+        "names": stages.names_to_train(name),
         "patches": with_aliases({"patches": patches}, awkward)["patches"],
         "aliases": awkward,
         "pretrained": pretrained is not None,
@@ -93,12 +94,22 @@ def training_configuration(stages, name):
 def _size(entry):
     """What the memory of a training depends on, as job_resources.train_memory wants it."""
     speed, parameters = entry["hyper_parameters"], entry["parameters"]
+    on_cpu = speed["device"] == "cpu"
     return {
         "batch_size": speed["batch_size"],
         "patch_size": parameters["data"]["patch_size"],
+        "patch_overlap": parameters["data"]["patch_overlap"],
         "channels": parameters["network"]["out_channels"],
         "device": speed["device"],
+        "processes": 1 if on_cpu else _gpu_count(entry),
+        "cache_rate": speed["cache_rate"],
     }
+
+
+def _gpu_count(entry):
+    """GPUs on each node."""
+    devices = entry["parameters"]["gpu_devices"]
+    return len(devices) if isinstance(devices, list) else devices
 
 
 def _as_resources(entry):
@@ -108,7 +119,7 @@ def _as_resources(entry):
     """
     speed, devices = entry["hyper_parameters"], entry["parameters"]["gpu_devices"]
     listed, nodes = isinstance(devices, list), entry["parameters"]["nodes"]
-    count = len(devices) if listed else devices
+    count = _gpu_count(entry)
     return {
         "gpu": 0 if speed["device"] == "cpu" else count * nodes,
         "nodes": nodes,

@@ -59,10 +59,10 @@ def _stamp(path):
 def find_start(folder, run, continue_training):
     """Decide how a training starts, from what lies in its folder of models.
 
-    An unfinished training of the very same kind goes on by itself: that is what a killed or
-    requeued job left. One that is finished, or of other settings or patches, is gone on from only
-    where ``continue_training`` says so; with other settings its weights are taken, and the steps
-    are counted anew.
+    A training of the very same kind goes on by itself: that is what a killed or requeued job left.
+    Where it is finished, which also is so when snakemake died before it could note that, nothing is
+    left but to hand over its model. One of other settings or patches is gone on from only where
+    ``continue_training`` says so: its weights are taken, and the steps are counted anew.
     """
     last = Path(folder) / "last.ckpt"
     if not last.exists():
@@ -79,11 +79,13 @@ def find_start(folder, run, continue_training):
     changes = [part for part in run if state["run"].get(part) != run[part]]
     if changes:
         return _of_another_run(last, changes, state["run"], run, continue_training)
-    handed_over = not (last.parent / "best_so_far.ckpt").exists()
-    if state["finished"] and handed_over and not continue_training:
-        logger.info("%s is of a finished training; it is done anew", last)
-        return Start()
-    logger.info("the training goes on from %s", last)
+    if state["finished"]:
+        logger.info(
+            "%s is of a finished training with these settings and patches, whose model is handed "
+            "over; to train anew, remove it first", last,
+        )  # fmt: skip
+    else:
+        logger.info("the training goes on from %s", last)
     return Start(last=last, finished=state["finished"])
 
 
@@ -99,8 +101,26 @@ def _of_another_run(last, changes, old, new, continue_training):
             last, differing,
         )  # fmt: skip
         return Start(weights=last)
-    logger.info("%s is of a training with other %s; this one starts anew", last, differing)
+    kept = keep_aside(last.parent)
+    logger.warning(
+        "%s is of a training with other %s; this one starts anew%s", last, differing,
+        f", and what that one left is kept as {', '.join(kept)}" if kept else "",
+    )  # fmt: skip
     return Start()
+
+
+def keep_aside(folder):
+    """Rename what an unfinished training left, so that another does not overwrite it.
+
+    Returns the new names; none where the training was finished, since its model is kept anyway.
+    """
+    best = Path(folder) / "best_so_far.ckpt"
+    date, kept = time.strftime("%Y%m%d-%H%M%S"), []
+    for file in (best, Path(folder) / "last.ckpt") if best.exists() else ():
+        if file.exists():
+            kept.append(f"{file.stem}-{date}.ckpt")
+            os.replace(file, file.with_name(kept[-1]))
+    return kept
 
 
 def hand_over(folder, checkpoint):

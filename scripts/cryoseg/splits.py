@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 
 from cryoseg.errors import InputError
+from cryoseg.joblog import logger
 from cryoseg.patches import text_of
 
 # Share of the training patches that a gap beside the validation patches may cost.
@@ -84,4 +85,9 @@ def _split_along(starts, edge, ratio):
         train = np.flatnonzero(starts + edge + gap <= plane)
         if len(train) >= (1 - LARGEST_LOSS) * without_gap:
             break
+    if gap < edge:
+        logger.warning(
+            "the one tomogram is small: patches to validate with begin %d voxels from those to "
+            "train with, and not a patch of %d away", gap, edge,
+        )  # fmt: skip
     return train, np.flatnonzero(starts >= plane)

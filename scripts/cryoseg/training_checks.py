@@ -39,6 +39,14 @@ def training_mistakes(entry):
             "parameters.transforms.high_pass_sigma_range and high_pass_sigma2_range belong "
             "together; give both or neither"
         )
+    yield from _network_mistakes(entry)
+    if entry["hyper_parameters"]["patience"] is not None and not (
+        entry["validation_ratio"] or entry["val_files"]
+    ):
+        yield (
+            "hyper_parameters.patience is set, but validation_ratio is 0 and there are no "
+            "val_files, so there is nothing to validate with; set patience to null, or one of those"
+        )
     if transforms["use_noisy_input"] and not entry["noisy_data_folder"]:
         yield (
             "parameters.transforms.use_noisy_input is true, but noisy_data_folder is empty; "
@@ -47,6 +55,28 @@ def training_mistakes(entry):
     yield from _selection_mistakes(entry)
     yield from _weight_mistakes(entry)
     yield from _overlap_mistakes(entry)
+
+
+def _network_mistakes(entry):
+    """Sizes of the network that do not go together, or with the patches."""
+    network, backbone = entry["parameters"]["network"], entry["parameters"]["backbone"] or {}
+    kernel, padding = network["kernel_size"], network["padding"]
+    if 2 * padding + 1 != kernel:
+        remedy = f"set padding to {kernel // 2}" if kernel % 2 else "make kernel_size odd"
+        yield (
+            f"parameters.network.kernel_size is {kernel} and padding {padding}, which changes the "
+            f"size of a patch; {remedy}"
+        )
+    if entry["pretrained_model"]:
+        return  # its backbone is not known yet
+    # As in network.NetworkSizes, which takes seconds to import.
+    stride = 8 if backbone.get("decoder_type", "fpn") == "fpn" else 16
+    stride *= 1 if backbone.get("no_max_pool", True) else 2
+    if any(edge % stride for edge in entry["parameters"]["data"]["patch_size"]):
+        yield (
+            f"parameters.data.patch_size is {entry['parameters']['data']['patch_size']}; its edges "
+            f"must be multiples of {stride}, the network's stride"
+        )
 
 
 def _selection_mistakes(entry):

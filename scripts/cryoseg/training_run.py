@@ -1,7 +1,6 @@
 """One training from patches to the best model: data, trainer, and what is written beside it."""
 
 import logging
-import os
 import warnings
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 from cryoseg.augmentation import Transforms
 from cryoseg.devices import choose_dtype
 from cryoseg.errors import InputError
+from cryoseg.joblog import logger
 from cryoseg.splits import split_corners, split_tomograms
 from cryoseg.training import SegmentationTraining
 from cryoseg.training_callbacks import Checkpoints, History, WrittenAsideIO
@@ -43,9 +43,10 @@ def transforms_of(config):
     """Transforms that a training configuration asks for."""
     given = config["parameters"]["transforms"]
     names = Transforms.__dataclass_fields__
-    return Transforms(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in names}
-    )
+    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in names}
+    if isinstance(chosen["rotate"], int | float):  # the same about each axis
+        chosen["rotate"] = (float(chosen["rotate"]),) * 3
+    return Transforms(**chosen)
 
 
 def make_datasets(files, train, validation, config, cache_rate=0.0):
@@ -69,25 +70,40 @@ def split_patches(files, config):
     Returns two (N, 2) integer arrays: file and patch of each sample. Raises InputError where
     nothing is left to train with.
     """
-    places = {file.name: place for place, file in enumerate(files)}
+    places = {file.name: place for place, file in enumerate(files) if len(file)}
+    if not places:
+        names = ", ".join(sorted(file.name for file in files))
+        raise InputError(
+            f"no patch is left to train with, of {names}; give more tomograms, or set "
+            "remove_only_background to false"
+        )
     ending, ratio = config["file_extension"], config["validation_ratio"]
     val_names = config["val_files"]
     if val_names is not None:
-        val_names = [name.removesuffix(ending) for name in val_names]
-    if len(files) == 1 and not val_names:
-        file = files[0]
+        val_names = _with_patches([name.removesuffix(ending) for name in val_names], places)
+    if len(places) == 1 and not val_names:
+        (place,) = places.values()
+        file = files[place]
         parts = split_corners(file.corners, file.patch_size, file.shape, ratio)
-        chosen = [[(0, int(patch)) for patch in part] for part in parts]
+        chosen = [[(place, int(patch)) for patch in part] for part in parts]
     else:
         parts = split_tomograms(sorted(places), val_names, ratio, config["seed"])
         chosen = [[(places[n], p) for n in part for p in range(len(files[places[n]]))]
                   for part in parts]  # fmt: skip
-    if not chosen[0]:
-        raise InputError(
-            f"no patch is left to train with, of {', '.join(sorted(places))}; give more tomograms, "
-            "or set remove_only_background to false"
-        )
     return tuple(np.array(part, np.int64).reshape(-1, 2) for part in chosen)
+
+
+def _with_patches(val_names, places):
+    """Those of the tomograms to validate with that have patches; an InputError if none has."""
+    kept = [name for name in val_names if name in places]
+    if val_names and not kept:
+        raise InputError(
+            f"no patch of {', '.join(val_names)}, the val_files, holds an object, so there is "
+            "nothing to validate with; name others, or set remove_only_background to false"
+        )
+    if lacking := sorted(set(val_names) - set(kept)):
+        logger.warning("%s: of val_files, but no patch holds an object", ", ".join(lacking))
+    return kept
 
 
 def check_patches(files, config, sizes):
@@ -136,7 +152,7 @@ def train(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index] if device.index is not None else devices,
         num_nodes=nodes,
-        plugins=[WrittenAsideIO(), _launched_by()],
+        plugins=[WrittenAsideIO(), _launched_by(nodes)],
         precision=PRECISIONS[dtype],
         max_epochs=learning["max_epochs"],
         check_val_every_n_epoch=learning["val_interval"],
@@ -174,9 +190,9 @@ def events_folder(folder, start):
     return f"run_{max(numbers, default=0 if not start else 1) + (not start)}"
 
 
-def _launched_by():
+def _launched_by(nodes):
     """Where a process finds its rank: with srun, or with whatever started it on this node."""
-    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
+    if nodes > 1:
         # Whoever submitted the job decides whether it is requeued.
         return SLURMEnvironment(auto_requeue=False)
     return LightningEnvironment()

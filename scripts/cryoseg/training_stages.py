@@ -4,6 +4,12 @@ from cryoseg.folders import identity, spelled
 from cryoseg.volume_folders import LABEL_ENDINGS, Writer
 
 BEST_MODEL = "model_best.ckpt"
+# What patches depend on, of an entry and of its parameters.data.
+PATCH_SOURCES = (
+    "data_folder", "file_extension", "labels_folder", "labels_folder_for_filtering",
+    "selected_labels", "relabel", "noisy_data_folder",
+)  # fmt: skip
+PATCH_KEYS = ("patch_size", "patch_overlap", "remove_only_background", "min", "max")
 
 
 def training_folders(entry):
@@ -19,13 +25,36 @@ def training_folders(entry):
     return {name: spelled(folder) for name, folder in folders.items() if folder}
 
 
+def patches_of(entry):
+    """What tells the patches of an entry apart from those of another."""
+    folders, parameters = training_folders(entry), entry["parameters"]
+    data, network = parameters["data"], parameters["network"]
+    return (
+        [identity(folders[which]) for which in ("patches", "distances") if which in folders],
+        [entry.get(key) for key in PATCH_SOURCES],
+        [data[key] for key in PATCH_KEYS],
+        network.get("out_channels"),
+        parameters["transforms"]["use_noisy_input"],
+    )
+
+
 class TrainingStages:
     """What Stages knows of the entries under train."""
+
+    def prepared_by(self, name):
+        """The entry that cuts the patches of an entry: the first one that wants the very same."""
+        wanted = patches_of(self.train[name])
+        return next(each for each, entry in self.train.items() if patches_of(entry) == wanted)
 
     def training_writers(self):
         """The folders that these entries write."""
         for name, entry in self.train.items():
             folders = training_folders(entry)
+            if "logs" in folders:
+                place = f"{folders['logs']}/model"
+                yield Writer("train", name, place, BEST_MODEL, "log_dir/model", "models")
+            if self.prepared_by(name) != name:
+                continue
             written = [
                 ("patches", "_patches.h5", "patches_folder", "patches"),
                 ("distances", "_distances.h5", "temp_dir/distances", "distances"),
@@ -36,9 +65,6 @@ class TrainingStages:
             for which, ending, key, holds in written:
                 if which in folders:
                     yield Writer("train", name, folders[which], ending, key, holds)
-            if "logs" in folders:
-                place = f"{folders['logs']}/model"
-                yield Writer("train", name, place, BEST_MODEL, "log_dir/model", "models")
 
     def tomograms_to_train(self, name):
         """The Tomograms of an entry's data_folder; the training may take only some of them."""

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY / "scripts"))
@@ -30,6 +29,7 @@ from cut_patches import cut_patches  # noqa: E402
 from measure_distances import measure_distances  # noqa: E402
 from train_model import train_model  # noqa: E402
 
+NEAREST = augmentation.resample
 SHAPE, VOXEL_SIZE, UNSEEN = (64, 128, 128), 24.0, 900
 CLASSES = ("background", "membrane", "large particle", "small particle", "filament")
 CONFIG = {
@@ -69,12 +69,11 @@ def main():
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
-    nearest = augmentation.resample
     print(f"{'labels':10} seed {' '.join(f'{name:>14}' for name in CLASSES[1:])}  mean")
     with tempfile.TemporaryDirectory() as folder:
         patches = prepare(Path(folder))
         for seed in range(options.seeds):
-            for kind, resample in (("nearest", nearest), ("linear", interpolated)):
+            for kind, resample in (("nearest", NEAREST), ("linear", interpolated)):
                 augmentation.resample = resample
                 checkpoint = fit(Path(folder), patches, f"{kind}_{seed}", seed, options.epochs)
                 dice = judge(load_network(checkpoint))[1:]
@@ -96,7 +95,7 @@ def prepare(folder):
     """Patch files of two tomograms."""
     data = CONFIG["parameters"]["data"]
     channels = {"out_channels": len(CLASSES)}
-    keys = ("patch_size", "patch_overlap", "remove_only_background")
+    keys = ("patch_size", "patch_overlap", "remove_only_background", "min", "max")
     files = []
     for seed in (1, 2):
         tomogram, labels, distances, patches = (
@@ -124,13 +123,10 @@ def fit(folder, patches, name, seed, epochs):
 
 def interpolated(images, labels, draws):
     """As augmentation.resample, but labels are interpolated linearly and cut down to integers."""
-    grid = augmentation._source_grids(labels.shape[1:], draws, images.device)
-    both = torch.cat([images, labels[:, None].float()], dim=1)
-    moved = F.grid_sample(both, grid, mode="bilinear", align_corners=False)
-    known = torch.ones_like(labels[:, None], dtype=torch.float32)
-    inside = F.grid_sample(known, grid, mode="nearest", align_corners=False)[:, 0] > 0
-    cut = moved[:, -1].to(torch.uint8)
-    return moved[:, :-1], torch.where(inside, cut, IGNORED).to(torch.uint8)
+    moved, nearest = NEAREST(images, labels, draws)
+    between, _ = NEAREST(labels[:, None].float(), labels, draws)
+    cut = between[:, 0].to(torch.uint8)
+    return moved, torch.where(nearest == IGNORED, IGNORED, cut).to(torch.uint8)
 
 
 def judge(network):

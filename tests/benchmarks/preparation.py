@@ -150,6 +150,8 @@ def ours_patches(folder, output, patch):
         "patch_size": [patch] * 3,
         "patch_overlap": OVERLAP,
         "remove_only_background": False,
+        "min": 0,
+        "max": 1,
         "out_channels": CLASSES,
     }
     distances = folder / "ours" / "distances" / "t_distances.h5"
