@@ -101,11 +101,15 @@ def choose_partition(resources, chosen):
     chosen:    those set for it on the command line or in the profile
     """
     said = {name: str(resources._data.pop(name).raw) for name in PLACES if name in resources}
-    on_gpu = "gpu" in resources and resources["gpu"] != 0
+    by_node = "gres" in resources  # a training on several nodes: gpu:N of each
+    on_gpu = by_node or ("gpu" in resources and resources["gpu"] != 0)
     if on_gpu:
-        for name, place in (("slurm_partition", GPU_PARTITION), ("gpu_model", GPU_TYPE)):
-            if said.get(place) and name not in chosen:
-                resources[name] = said[place]
+        if said.get(GPU_PARTITION) and "slurm_partition" not in chosen:
+            resources["slurm_partition"] = said[GPU_PARTITION]
+        if said.get(GPU_TYPE) and by_node and "gres" not in chosen:
+            resources["gres"] = f"gpu:{said[GPU_TYPE]}:{resources['gres'].rpartition(':')[2]}"
+        elif said.get(GPU_TYPE) and "gpu_model" not in chosen:
+            resources["gpu_model"] = said[GPU_TYPE]
     longest = said.get(GPU_LONGEST if on_gpu else LONGEST)
     if longest:
         resources["longest"] = longest = int(longest)

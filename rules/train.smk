@@ -18,7 +18,6 @@ from pathlib import Path
 from cryoseg.job_resources import (
     LONGEST_TRAINING_MINUTES,
     SLABWISE_MB,
-    TRAIN_THREADS,
     slabwise_minutes,
     sum_voxels,
     train_memory,
@@ -126,7 +125,7 @@ rule train_model:
         "<benchmarks>/train_model.tsv"
     conda:
         "../envs/cryoseg.yaml"
-    threads: TRAIN_THREADS
+    threads: config["threads"]
     resources:
         **config["speed"],
         mem_mb=lambda wildcards, attempt: train_memory(config["job"], all_voxels, attempt),

@@ -62,16 +62,16 @@ def train_model(
     config, folder, pretrained = settings["config"], Path(log_dir), pretrained or None
     models = folder / "model"
     models.mkdir(parents=True, exist_ok=True)
-    device = choose_device(device)
-    devices, processes = check_devices(device, gpu_devices, nodes)
+    wanted, device = device, choose_device(device)
+    devices, processes = check_devices(wanted, device, gpu_devices, nodes)
     files = [PatchFile(path) for path in patches]
     network, backbone_config = starting_network(config, pretrained)
     check_patches(files, config, network.sizes)
     parts = split_patches(files, config)
 
     per_node = processes // int(nodes)
-    if threads is not None:  # those that train on a node share its processors
-        threads = max(1, threads // per_node)
+    if threads is not None and int(nodes) == 1:
+        threads = max(1, threads // per_node)  # on several nodes, each process has these
     run = describe_run(config, patches, pretrained, processes)
     start = find_start(models, run, continue_training)
     if start.weights:
@@ -100,7 +100,7 @@ def train_model(
             arguments = folder / "processes.json"
             arguments.write_text(json.dumps(job))
             command = own_command(Path(__file__).resolve(), arguments)
-            start_processes(command, per_node, int(nodes))
+            start_processes(command, per_node, int(nodes), threads, device.type == "cuda")
     kept = hand_over(models, checkpoint)
     logger.info("%s is the best model, kept as %s too", checkpoint, kept.name)
 

@@ -511,7 +511,7 @@ def test_what_changes_the_model_is_a_reason_to_train_anew(lab):
     ("devices", "nodes", "device", "text", "gpus"),
     [
         (2, 1, "auto", 2, 2),
-        ([0, 3], 2, "cuda", "0,3", 4),
+        ([0, 3], 2, "cuda", "0,3", 0),
         ([3], 1, "auto", "3,", 1),
         (2, 1, "cpu", 2, 0),
     ],
@@ -522,6 +522,21 @@ def test_devices_are_passed_as_text_and_whole_numbers(lab, devices, nodes, devic
     speed = plan.training(lab.read(train={"one": entry})[0], "one")["speed"]
     assert (speed["gpu_devices"], speed["gpu"], speed["nodes"]) == (text, gpus, nodes)
     assert all(isinstance(value, (int, str)) for value in speed.values())
+
+
+def test_several_nodes_are_asked_for_by_node(lab):
+    entry = with_key(with_key(TRAINING, "parameters.nodes", 2), "parameters.gpu_devices", 4)
+    given = plan.training(lab.read(train={"one": entry})[0], "one")
+    asked = {key: given["speed"][key] for key in ("mpi", "nodes", "tasks", "gres", "slurm_extra")}
+    assert asked == {
+        "mpi": "srun", "nodes": 2, "tasks": 8, "gres": "gpu:4",
+        "slurm_extra": "--ntasks-per-node=4",
+    }  # fmt: skip
+    assert given["threads"] == 2  # of each process
+    on_cpu = with_key(entry, "hyper_parameters.device", "cpu")
+    given = plan.training(lab.read(train={"one": on_cpu})[0], "one")
+    assert "gres" not in given["speed"]
+    assert given["speed"]["tasks"] == 8
 
 
 def test_memory_grows_with_batch_and_patch_and_with_each_attempt():

@@ -2,6 +2,7 @@
 
 from cryoseg import schema_check
 from cryoseg.folders import spelled
+from cryoseg.job_resources import TRAIN_THREADS
 from cryoseg.plan_parts import aliases, records, volume, with_aliases
 from cryoseg.training_stages import PATCH_KEYS, training_folders
 
@@ -60,6 +61,7 @@ def training(stages, name):
         "pretrained": pretrained is not None,
         "continue_training": entry["continue_training"],
         "speed": _as_resources(entry),
+        "threads": _threads(entry),
         "job": _size(entry),
         "volume": volume(tomograms),
     }
@@ -94,22 +96,27 @@ def training_configuration(stages, name):
 def _size(entry):
     """What the memory of a training depends on, as job_resources.train_memory wants it."""
     speed, parameters = entry["hyper_parameters"], entry["parameters"]
-    on_cpu = speed["device"] == "cpu"
     return {
         "batch_size": speed["batch_size"],
         "patch_size": parameters["data"]["patch_size"],
         "patch_overlap": parameters["data"]["patch_overlap"],
         "channels": parameters["network"]["out_channels"],
         "device": speed["device"],
-        "processes": 1 if on_cpu else _gpu_count(entry),
+        "processes": _per_node(entry),
         "cache_rate": speed["cache_rate"],
     }
 
 
-def _gpu_count(entry):
-    """GPUs on each node."""
+def _per_node(entry):
+    """Processes that train on each node, as many as its GPUs."""
     devices = entry["parameters"]["gpu_devices"]
     return len(devices) if isinstance(devices, list) else devices
+
+
+def _threads(entry):
+    """Processors that a training asks for: on several nodes, those of each of its processes."""
+    several = entry["parameters"]["nodes"] > 1
+    return max(1, TRAIN_THREADS // _per_node(entry)) if several else TRAIN_THREADS
 
 
 def _as_resources(entry):
@@ -119,9 +126,21 @@ def _as_resources(entry):
     """
     speed, devices = entry["hyper_parameters"], entry["parameters"]["gpu_devices"]
     listed, nodes = isinstance(devices, list), entry["parameters"]["nodes"]
-    count = _gpu_count(entry)
-    return {
-        "gpu": 0 if speed["device"] == "cpu" else count * nodes,
+    count, on_gpu = _per_node(entry), speed["device"] != "cpu"
+    several = {}
+    if nodes > 1:
+        # The job's own process starts the others with srun, so it must not be in a step of srun
+        # itself, which is what mpi means. Without tasks_per_gpu, Slurm's executor would ask for all
+        # tasks on each GPU; tasks per node it knows for two and more only.
+        several = {
+            "mpi": "srun",
+            "tasks": count * nodes,
+            "tasks_per_gpu": 0,
+            "slurm_extra": f"--ntasks-per-node={count}",
+        } | ({"gres": f"gpu:{count}"} if on_gpu else {})
+    return several | {
+        # GPUs of a job on several nodes are asked for by node.
+        "gpu": count if on_gpu and nodes == 1 else 0,
         "nodes": nodes,
         "device": speed["device"],
         # A comma tells one GPU's index, "2,", from a number of GPUs.

@@ -27,16 +27,25 @@ def devices_of(gpu_devices):
     return gpu_devices
 
 
-def check_devices(device, gpu_devices, nodes):
+def check_devices(wanted, device, gpu_devices, nodes):
     """Decide which processors a training uses: (devices on each node, number of processes).
 
-    device:      torch.device
-    gpu_devices: as devices_of takes it; a CPU trains with one process on each node
+    wanted:      auto, cpu or cuda, as the training's file has it
+    device:      torch.device, what that led to
+    gpu_devices: as devices_of takes it. Where a CPU is asked for, as many processes train as GPUs
+                 would, so that the batch is the same; where there merely is no GPU, one.
     Raises InputError where a node has fewer GPUs.
     """
     devices = devices_of(gpu_devices)
     if device.type != "cuda":
-        return 1, int(nodes)
+        count = len(devices) if isinstance(devices, list) else devices
+        if wanted != "cpu" and count * int(nodes) > 1:
+            logger.warning(
+                "there is no GPU here, so one process trains on each node, and not %d; the batch "
+                "of all together is smaller", count,
+            )  # fmt: skip
+        each = count if wanted == "cpu" else 1
+        return each, each * int(nodes)
     here = torch.cuda.device_count()
     wanted = devices if isinstance(devices, list) else list(range(devices))
     missing = [index for index in wanted if index >= here]
@@ -48,12 +57,13 @@ def check_devices(device, gpu_devices, nodes):
     return devices, len(wanted) * int(nodes)
 
 
-def start_processes(command, per_node, nodes):
+def start_processes(command, per_node, nodes, threads=None, with_gpu=False):
     """Run a command once per training process, and wait until all are done.
 
     command:  list of text
     per_node: processes on each node; nodes: how many; more than one needs Slurm, whose srun
               starts them
+    threads, with_gpu: processors of each process, and whether each has a GPU; srun must be told
     Raises RuntimeError where one fails; the others are then ended too.
     """
     if nodes > 1:
@@ -63,7 +73,9 @@ def start_processes(command, per_node, nodes):
                 "profiles/slurm"
             )
         tasks = [f"--nodes={nodes}", f"--ntasks={per_node * nodes}",
-                 f"--ntasks-per-node={per_node}", "--kill-on-bad-exit=1"]  # fmt: skip
+                 f"--ntasks-per-node={per_node}", f"--cpus-per-task={threads or 1}",
+                 "--cpu-bind=none", "--kill-on-bad-exit=1"]  # fmt: skip
+        tasks += [f"--gres=gpu:{per_node}"] if with_gpu else []
         _wait([subprocess.Popen(["srun", *tasks, *command])])
         return
     port = _free_port()
