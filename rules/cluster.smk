@@ -179,6 +179,8 @@ def keep_finished_members(executor, job_info, msg=None, **options):
     log = (job_info.aux or {}).get("slurm_logfile")
     about = slurm.job_record(job_info.external_jobid, log, msg)
     SLURM_JOBS.update(dict.fromkeys(getattr(group, "jobs", [group]), about))
+    # Of a job on several nodes that lost one, the executor would never use any again.
+    executor._failed_nodes -= {nodes for nodes in executor._failed_nodes if set(nodes) & set("[,")}
     report_error(executor, job_info, msg=msg, **options)
 
 
