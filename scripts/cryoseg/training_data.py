@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from cryoseg.augmentation import Draw, augment, draw
 
@@ -103,14 +103,16 @@ class AugmentedCollate:
 
     def __call__(self, samples):
         each = [self.augmentation(collate([sample])) for sample in samples]
+
+        def together(part):
+            tensors = [getattr(one, part) for one in each]
+            # PyTorch's own puts them side by side in memory that is shared with the trainer.
+            return None if tensors[0] is None else default_collate([t[0] for t in tensors])
+
         return Augmented(
             [name for one in each for name in one.names],
-            *(
-                None if getattr(each[0], part) is None
-                else torch.cat([getattr(one, part) for one in each])
-                for part in ("images", "labels", "squares", "known")
-            ),
-        )  # fmt: skip
+            *(together(part) for part in ("images", "labels", "squares", "known")),
+        )
 
 
 class PatchDataset(Dataset):

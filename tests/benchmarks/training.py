@@ -150,7 +150,8 @@ def measure(edge, folder, seconds=10.0, repeats=3):
           f"{ratio:.1f} times as many; read for a GPU, which augments itself: {reading:.0f}, "
           f"{reading / theirs:.0f} times as many")  # fmt: skip
     # On a machine that does other work too, this says more.
-    request = next(k for k in range(100) if dataset[0, k, 0].drawn.resampled)
+    draws = (dataset[0, k, 0].drawn for k in range(1000))
+    request = next(k for k, drawn in enumerate(draws) if drawn.resampled and drawn.high_pass)
     batch = collate([dataset[0, request, 0]])
     images, squares = batch.images, derive_distances(batch.labels, CLASSES)[0]
     for name, work in {
