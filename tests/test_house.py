@@ -1,6 +1,7 @@
 """The repository keeps its own rules."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -53,3 +54,42 @@ def test_importing_the_library_costs_nothing():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
     assert run.stdout.strip() == "0"
+
+
+def drawn(text):
+    """Nodes and edges of a mermaid graph, whatever their numbers."""
+    names = dict(re.findall(r"^\s*(id\d+)\[(.*)\]$", text, re.M))
+    edges = re.findall(r"^\s*(id\d+) --> (id\d+)$", text, re.M)
+    return set(names.values()), {(names[one], names[other]) for one, other in edges}
+
+
+def printed_for_the_demo(folder, *options):
+    shutil.copytree(REPOSITORY / "config", folder / "config")
+    command = [f"{BIN}/snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command += ["--profile", str(REPOSITORY / "profiles" / "local"), "--directory", str(folder)]
+    command += ["--configfile", "config/demo.yaml", *options, "--", "demo"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_the_rule_graph_in_the_readme_is_the_demos(tmp_path):
+    (block,) = re.findall(
+        r"```mermaid\n(flowchart TB\n.*?)```", (REPOSITORY / "README.md").read_text(), re.S
+    )
+    nodes, edges = drawn(printed_for_the_demo(tmp_path, "--rulegraph", "mermaid-js"))
+    assert len(nodes) > 10
+    assert drawn(block) == (nodes, edges)
+
+
+@pytest.mark.parametrize("option", [["--dag", "dot"], ["--filegraph"], ["--summary"]], ids=" ".join)
+def test_the_dag_can_be_looked_at(option, tmp_path):
+    printed = printed_for_the_demo(tmp_path, *option)
+    for step in ("lamella_score_voxels", "semantic_train_model", "demo_evaluate_labels"):
+        assert step in printed
+
+
+def test_each_rule_is_listed_with_a_sentence(tmp_path):
+    lines = printed_for_the_demo(tmp_path, "--list-rules").splitlines()
+    assert len(lines) > 20
+    assert all(re.fullmatch(r"\w+ \([A-Z].*\.\)", line) for line in lines), lines

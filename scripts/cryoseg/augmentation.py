@@ -22,7 +22,7 @@ ELASTIC_SIGMA = (5.0, 10.0)
 # The largest squared distance that is told apart, and voxels to the farthest that is nearer.
 FAR, REACHED = DISTANCE_REACH**2, DISTANCE_REACH - 1
 # Voxels that a processor works on at a time, by what its cache holds.
-RESAMPLED_AT_ONCE, DERIVED_AT_ONCE = 2**15, 2**17
+RESAMPLED_AT_ONCE, DERIVED_AT_ONCE = 2**15, 2**18
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,8 @@ def squared_distances(others, steps):
             before, after = (
                 squares.narrow(0, (REACHED + side) * step, length) for side in (-away, away)
             )
-            nearest = torch.minimum(nearest, torch.minimum(before, after).add_(away**2))
+            beside = torch.minimum(before, after).add_(away**2)
+            nearest = torch.minimum(nearest, beside, out=beside)
         squares = nearest
     return squares
 
