@@ -402,12 +402,15 @@ def test_a_training_that_is_killed_at_any_moment_ends_as_if_it_never_was(tmp_pat
     last = killed / "log" / "model" / "last.ckpt"
     rng = np.random.default_rng(0)
     seen = []
-    for _ in range(KILLS):
+    for kill in range(KILLS):
         job = in_process(killed, patches, config, checkpoint_minutes=1e-9)  # after each step
         written = last.stat().st_mtime_ns if last.exists() else 0
-        while job.is_alive() and not (last.exists() and last.stat().st_mtime_ns > written):
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.5))
+        if kill % 3 == 2:  # anywhere, before it has begun perhaps
+            time.sleep(rng.uniform(0, 2))
+        else:
+            while job.is_alive() and not (last.exists() and last.stat().st_mtime_ns > written):
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.5))
         job.kill()
         job.join()
         if last.exists():
@@ -418,6 +421,27 @@ def test_a_training_that_is_killed_at_any_moment_ends_as_if_it_never_was(tmp_pat
     content = torch.load(last, weights_only=True)
     assert content["global_step"] == rows_of(undisturbed)[-1]["step"]
     assert read_callback_state(last, "Checkpoints")["finished"]
+
+
+def test_killed_while_the_model_is_handed_over_nothing_is_lost(tmp_path, patches):
+    config = configuration(max_epochs=1)
+    best = train(tmp_path, patches, config)
+    content = best.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(KILLS):
+        best.unlink(missing_ok=True)
+        for kept in best.parent.glob("model_best-*"):  # as before the hand-over
+            os.replace(kept, best.with_name("best_so_far.ckpt"))
+        job = in_process(tmp_path, patches, config)
+        while job.is_alive() and not list(best.parent.glob(".*")):
+            pass  # until something is written aside
+        time.sleep(rng.uniform(0, 0.02))
+        job.kill()
+        job.join()
+        assert not best.exists() or best.read_bytes() == content
+    train(tmp_path, patches, config)
+    assert best.read_bytes() == content
+    assert [kept.read_bytes() for kept in best.parent.glob("model_best-*")] == [content]
 
 
 def test_a_job_that_slurm_ends_saves_its_last_step(tmp_path, patches):
