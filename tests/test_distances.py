@@ -121,6 +121,19 @@ def test_distances_are_cryosiams_away_from_the_faces(compat, tmp_path, labels, s
     np.testing.assert_allclose(ours[inner], np.clip(theirs, -5, 5)[inner], atol=1e-6)
 
 
+@pytest.mark.parametrize(("rim", "warned"), [(1, False), (6, True)])
+def test_a_rim_that_leaves_no_distance_is_warned_of(rim, warned, tmp_path, caplog):
+    labels = np.zeros((40, 40, 40), np.uint8)
+    distance = np.sqrt(sum((axis - 20) ** 2 for axis in np.indices(labels.shape)))
+    labels[distance < 8 + rim] = 255
+    labels[distance < 8] = 1
+    labels[:8, :8, :8] = 0 if warned else 1  # another object, whose boundary is known
+    file = tmp_path / "t_distances.h5"
+    measure_distances(write_labels(tmp_path / "t.mrc", labels), file, settings={"out_channels": 1})
+    message = "t: ignored voxels (255) leave no distance to a boundary of label 1"
+    assert (message in caplog.text) == warned
+
+
 def write_labels(path, labels):
     with mrcfile.new(path) as mrc:
         mrc.set_data(labels)

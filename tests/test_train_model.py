@@ -350,6 +350,23 @@ def test_a_number_turns_patches_about_each_axis():
     assert transforms.rotate == (3.14, 3.14, 3.14)
 
 
+def test_a_training_without_any_object_is_an_error(tmp_path):
+    image, labels = volumes(5)
+    paths = [patch_file(tmp_path, f"tomo_{n}", image, labels * 0) for n in range(2)]
+    with pytest.raises(InputError, match="no patch to train with holds a voxel with a label of 1"):
+        train(tmp_path, paths)
+
+
+def test_a_class_that_is_nowhere_is_warned_of(tmp_path, caplog):
+    paths = patch_files(tmp_path / "patches", 2)  # labels 1 and 2
+    image, labels = volumes(5, classes=2)
+    only_one = [patch_file(tmp_path, f"one_{n}", image, labels) for n in range(2)]
+    train(tmp_path / "both", paths, configuration(max_epochs=1))
+    assert "the network cannot learn it" not in caplog.text
+    train(tmp_path / "one", only_one, configuration(max_epochs=1))
+    assert "no patch to train with holds label 2; the network cannot learn it" in caplog.text
+
+
 def test_validation_is_not_given_up_in_silence(tmp_path, caplog):
     paths = patch_files(tmp_path / "patches", 2)
     image, labels = volumes(5)

@@ -6,13 +6,14 @@ what an ignored voxel is, -128 is kept instead.
 """
 
 from itertools import product
+from pathlib import Path
 
 import h5py
 import hdf5plugin
 import numpy as np
 
 from cryoseg.errors import InputError
-from cryoseg.joblog import progress
+from cryoseg.joblog import logger, progress
 from cryoseg.labels import IGNORED
 
 # Voxels; what is farther from a boundary looks the same.
@@ -152,10 +153,20 @@ def write_distances(path, labels, out_channels, attributes):
             fillvalue=-FAR,
             **hdf5plugin.LZ4(),
         )
+        learnable, unknown = np.zeros((2, out_channels), bool)
         for box, distances in distance_blocks(labels, out_channels):
             for channel, values in enumerate(distances):
                 if (values != -FAR).any():
                     stored[(channel, *box)] = values
+                    learnable[channel] |= ((values > -FAR) & (values < FAR)).any()
+                    unknown[channel] |= (values == UNKNOWN).any()
+    for channel in np.flatnonzero(unknown & ~learnable):
+        logger.warning(
+            "%s: ignored voxels (255) leave no distance to a boundary of label %d, so there is "
+            "nothing to learn of it; make ignore_rim narrower, or set distance_prediction to false",
+            Path(path).name.removesuffix("_distances.h5").lstrip("."),
+            class_labels(out_channels)[channel],
+        )
 
 
 def open_distances(path, shape, out_channels):

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 
 from cryoseg.augmentation import Transforms
 from cryoseg.devices import choose_dtype
+from cryoseg.distances import class_labels
 from cryoseg.errors import InputError
 from cryoseg.joblog import logger
 from cryoseg.splits import split_corners, split_tomograms
@@ -90,7 +91,26 @@ def split_patches(files, config):
         parts = split_tomograms(sorted(places), val_names, ratio, config["seed"])
         chosen = [[(places[n], p) for n in part for p in range(len(files[places[n]]))]
                   for part in parts]  # fmt: skip
-    return tuple(np.array(part, np.int64).reshape(-1, 2) for part in chosen)
+    parts = tuple(np.array(part, np.int64).reshape(-1, 2) for part in chosen)
+    _check_classes(files, parts[0])
+    return parts
+
+
+def _check_classes(files, train):
+    """Raise InputError where no patch to train with holds an object; warn of classes that miss."""
+    counts = sum(files[place].label_counts[patch].astype(np.int64) for place, patch in train)
+    labels = class_labels(len(counts))
+    missing = [label for label, count in zip(labels, counts, strict=True) if label and not count]
+    if len(missing) == sum(label > 0 for label in labels):
+        raise InputError(
+            "no patch to train with holds a voxel with a label of 1 or more, so there is nothing "
+            "to learn; check the labels, and selected_labels if they are filtered"
+        )
+    if missing:
+        logger.warning(
+            "no patch to train with holds label %s; the network cannot learn it",
+            ", ".join(map(str, missing)),
+        )
 
 
 def _with_patches(val_names, places):
