@@ -179,8 +179,8 @@ def resample(images, labels, draws):
         source = _Source(shape, chosen, labels.device)
         for slab in slabs(shape, RESAMPLED_AT_ONCE, labels.device):
             places = source.places(slab)
-            moved[n, 0, slab] = _interpolate(image, places)
             nearest[n, slab] = _nearest(classes, places)
+            moved[n, 0, slab] = _interpolate(image, places)
     return moved, nearest
 
 
@@ -213,7 +213,7 @@ class _Source:
             for size, middle in zip(shape, middles, strict=True)
         )
         self.planes = [
-            row[1] * y[:, None] + row[2] * x + middle
+            row[1] * y[:, None] + row[2] * x + (middle + 1)
             for row, middle in zip(self.matrix, middles, strict=True)
         ]
         self.shifts = None if chosen.elastic is None else _deformation(shape, chosen, device)
@@ -225,14 +225,14 @@ class _Source:
             place = self.planes[axis] + (self.z[slab] * self.matrix[axis, 0])[:, None, None]
             if self.shifts is not None:
                 place += self.shifts[axis, slab]
-            found.append((place + 1).clamp_(0, size + 1))
+            found.append(place.clamp_(0, size + 1))
         return found
 
 
 def _interpolate(volume, places):
-    """Values of a volume (Z, Y, X) between its voxels, linearly."""
+    """Values of a volume (Z, Y, X) between its voxels, linearly; uses up the places."""
     low = [place.floor() for place in places]
-    share_z, share_y, share_x = (place - voxel for place, voxel in zip(places, low, strict=True))
+    share_z, share_y, share_x = (place.sub_(v) for place, v in zip(places, low, strict=True))
     index, values = _index(volume, low), volume.flatten()
     along_z, along_y, _ = volume.stride()
 
@@ -240,12 +240,12 @@ def _interpolate(volume, places):
         return values[step:].index_select(0, index).view(share_x.shape)
 
     def in_row(step):
-        return torch.lerp(corner(step), corner(step + 1), share_x)
+        return corner(step).lerp_(corner(step + 1), share_x)
 
     def in_plane(step):
-        return torch.lerp(in_row(step), in_row(step + along_y), share_y)
+        return in_row(step).lerp_(in_row(step + along_y), share_y)
 
-    return torch.lerp(in_plane(0), in_plane(along_z), share_z)
+    return in_plane(0).lerp_(in_plane(along_z), share_z)
 
 
 def _nearest(volume, places):
