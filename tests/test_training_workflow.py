@@ -154,7 +154,9 @@ def test_a_training_asks_for_its_gpus_and_nodes(empty):
         parameters__gpu_devices=[0, 1], parameters__nodes=2, hyper_parameters__device="cuda"
     )
     shown = empty.run("-n", "--resources", "gpu=4", "--", "train")
-    assert "gpu=4, nodes=2, device=cuda, gpu_devices=0,1" in shown
+    for asked in ("tasks=4", "slurm_extra=--ntasks-per-node=2", "gres=gpu:2", "gpu=0, nodes=2",
+                  "gpu_devices=0,1"):  # fmt: skip
+        assert asked in shown
 
 
 # A finished run
