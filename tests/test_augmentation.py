@@ -21,7 +21,7 @@ from cryoseg.augmentation import (
     resample,
     smooth,
 )
-from cryoseg.distances import signed_squared_distances
+from cryoseg.distances import UNKNOWN, signed_squared_distances
 from cryoseg.metrics import confusion, dice_and_iou
 from training_jobs import ALL_TRANSFORMS
 
@@ -48,7 +48,7 @@ def test_no_label_is_made_up(labels, seed):
     rng = np.random.default_rng(seed)
     patch = torch.tensor(rng.choice(sorted(labels), (2, 8, 9, 10)), dtype=torch.uint8)
     drawn = [draw(EVERYTHING, rng) for _ in range(2)]
-    _, moved, _, _ = augment(torch.rand(2, 1, 8, 9, 10), patch, None, drawn, 7)
+    _, moved, _ = augment(torch.rand(2, 1, 8, 9, 10), patch, None, drawn, 7)
     for before, after in zip(patch, moved, strict=True):
         assert set(after.unique().tolist()) <= set(before.unique().tolist()) | {255}
 
@@ -70,13 +70,13 @@ def test_image_labels_and_distances_stay_registered_with_all_transforms_on(seed)
     # The image says which class a voxel is of, so that it can be compared with the labels.
     for label in (1, 2, 3):
         image = (labels == label).float()[:, None]
-        moved, targets, distances, known = augment(image, labels, {0: exact}, [drawn], 4)
+        moved, targets, distances = augment(image, labels, {0: exact}, [drawn], 4)
         inside = targets != 255
         found = torch.where(inside, (moved[:, 0] > 0.5).to(torch.uint8), 255)
         true = torch.where(inside, (targets == label).to(torch.uint8), 255)
         dice, _ = dice_and_iou(confusion(found, true, 2))
         assert dice[1] > 0.9  # interpolation blurs faces of an object 4 voxels thick
-        where = known[:, label]
+        where = distances[:, label] != UNKNOWN
         assert ((distances[:, label] > 0) == (targets == label))[where].all()
 
 
@@ -144,7 +144,7 @@ def test_beyond_the_patch_labels_are_ignored_and_the_image_is_black():
 @pytest.mark.parametrize("channels", [1, 4])
 @given(seed=st.integers(0, 10_000))
 def test_derived_distances_are_the_exact_ones(channels, seed):
-    """Of a patch in the middle of a volume, wherever they are said to be certain."""
+    """Of a patch in the middle of a volume, wherever they are said to be known."""
     rng = np.random.default_rng(seed)
     volume = np.zeros((24, 25, 26), np.uint8)
     for _ in range(4):
@@ -154,20 +154,20 @@ def test_derived_distances_are_the_exact_ones(channels, seed):
         )
     exact = torch.tensor(signed_squared_distances(volume, channels))
     patch = (slice(4, 18), slice(5, 20), slice(3, 19))
-    found, certain = derive_distances(torch.tensor(volume[patch])[None], channels)
-    assert torch.equal(found[0][certain[0]], exact[(slice(None), *patch)][certain[0]])
-    assert certain[:, :, 5:-5, 5:-5, 5:-5].all()
+    (found,) = derive_distances(torch.tensor(volume[patch])[None], channels)
+    known = found != UNKNOWN
+    assert torch.equal(found[known], exact[(slice(None), *patch)][known])
+    assert known[:, 5:-5, 5:-5, 5:-5].all()
 
 
-def test_an_unknown_voxel_makes_distances_uncertain_as_far_as_it_could_change_them():
+def test_an_unknown_voxel_makes_distances_unknown_as_far_as_it_could_change_them():
     labels = torch.zeros(1, 21, 21, 21, dtype=torch.uint8)
     labels[0, 10, 10, 10] = 255
     labels[0, 10, 10, 13] = 1
-    distances, certain = derive_distances(labels, 1)
-    # Known to be 1 voxel from the object, whatever the unknown one is; 2 from both; 1 and 4.
-    assert certain[0, 0, 10, 10, 12]
-    assert distances[0, 0, 10, 10, 12] == -1
-    assert not certain[0, 0, 10, 10, 9]
+    distances = derive_distances(labels, 1)[0, 0, 10, 10]
+    # Known to be 1 voxel from the object, whatever the unknown one is; 1 from that and 4.
+    assert distances[12] == -1
+    assert distances[9] == UNKNOWN
 
 
 def test_ignored_voxels_count_the_same_whether_a_patch_is_resampled_or_not():
@@ -178,12 +178,11 @@ def test_ignored_voxels_count_the_same_whether_a_patch_is_resampled_or_not():
     labels[radius < 7] = 1
     stored = torch.tensor(signed_squared_distances(labels, 1))
     patch = torch.tensor(labels)[None]
-    _, _, squares, known = augment(torch.rand(1, 1, 26, 26, 26), patch, {0: stored}, [Draw()], 1)
-    derived, certain = derive_distances(patch, 1)
+    _, _, squares = augment(torch.rand(1, 1, 26, 26, 26), patch, {0: stored}, [Draw()], 1)
+    derived = derive_distances(patch, 1)
     inner = (..., *[slice(5, -5)] * 3)
-    assert torch.equal(known[inner], certain[inner])
-    assert torch.equal(squares[known & certain], derived[known & certain])
-    assert 0.2 < known.float().mean() < 0.9
+    assert torch.equal(squares[inner], derived[inner])
+    assert 0.2 < (squares != UNKNOWN).float().mean() < 0.9
 
 
 def test_every_transform_happens_as_often_as_it_should():

@@ -18,11 +18,10 @@ def test_losses_of_a_stored_patch_are_cryosiams(model, compat):
     logits, raw = network(torch.tensor(stored["image"])[None, None], distances=True)
     labels = torch.tensor(stored["labels"].astype(np.uint8))[None]
     target = torch.tensor(stored["dist_target"])[None]
-    everywhere = torch.ones(target.shape, dtype=torch.bool)
     found = {
         "bce_or_ce": cross_entropy(logits, labels),
         "generalized_dice": generalised_dice(logits, labels),
-        "distance_mse_with_tanh": distance_error(raw, target, everywhere),
+        "distance_mse_with_tanh": distance_error(raw, target),
     }
     for name, (total, count) in found.items():
         assert float(total / count) == pytest.approx(wanted[name], abs=1e-5)
@@ -88,6 +87,18 @@ def test_the_parts_of_a_batch_add_up_to_its_loss():
 
 
 def test_distances_become_targets_between_minus_one_and_one():
-    squared = torch.tensor([-25, -2, 0, 1, 25], dtype=torch.int8)
-    expected = torch.tensor([-1, -(2**0.5) / 5, 0, 0.2, 1])
-    torch.testing.assert_close(scaled_distance(squared), expected)
+    squared = torch.tensor([-128, -25, -2, 0, 1, 25], dtype=torch.int8)
+    expected = torch.tensor([torch.nan, -1, -(2**0.5) / 5, 0, 0.2, 1])
+    torch.testing.assert_close(scaled_distance(squared), expected, equal_nan=True)
+
+
+def test_unknown_distances_count_in_no_loss():
+    raw = torch.randn(1, 2, 4, 4, 4, requires_grad=True)
+    target = torch.rand(1, 2, 4, 4, 4)
+    alone = distance_error(raw[..., :2], target[..., :2])
+    target[..., 2:] = torch.nan
+    total, count = distance_error(raw, target)
+    torch.testing.assert_close((total, count), alone)
+    total.backward()
+    assert (raw.grad[..., 2:] == 0).all()
+    assert (raw.grad[..., :2] != 0).all()

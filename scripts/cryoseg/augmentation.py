@@ -5,6 +5,7 @@ neither the worker that reads it nor the process that trains with it. What was d
 applied to a whole batch (augment).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ PROBABILITY = 0.8
 ELASTIC_SIGMA = (5.0, 10.0)
 # The largest squared distance that is told apart, and voxels to the farthest that is nearer.
 FAR, REACHED = DISTANCE_REACH**2, DISTANCE_REACH - 1
+UNKNOWN_BYTE = UNKNOWN % 256
 # Voxels that a processor works on at a time, by what its cache holds.
 RESAMPLED_AT_ONCE, DERIVED_AT_ONCE = 2**15, 2**18
 
@@ -288,25 +290,24 @@ def flip(volume, flips):
 
 
 def derive_distances(labels, channels):
-    """Signed squared distances of every class from the labels, and where they are certain.
+    """Signed squared distances of every class from the labels.
 
     labels:   (N, Z, Y, X) uint8, 255 where the class is not known
     channels: classes; for one channel the distances are those of the object, labels 1
-    Returns (int8, N x channels x Z x Y x X, -25 to 25 and positive inside; bool of the same
-    shape: whether nothing beyond the patch or of unknown class could be nearer).
+    Returns int8 (N, channels, Z, Y, X): -25 to 25, positive inside, and -128 where something
+    beyond the patch or of unknown class could be nearer.
     """
     shape = (len(labels), channels, *labels.shape[1:])
     distances = torch.empty(shape, dtype=torch.int8, device=labels.device)
-    certain = torch.empty(shape, dtype=torch.bool, device=labels.device)
     # What lies beyond the patch is not known.
     wide = F.pad(labels, (REACHED,) * 6, value=IGNORED)
     for slab in slabs(labels.shape[1:], DERIVED_AT_ONCE, labels.device):
         around = wide[:, slab.start : slab.stop + 2 * REACHED]
-        _derive_slab(around.contiguous(), distances[:, :, slab], certain[:, :, slab])
-    return distances, certain
+        _derive_slab(around.contiguous(), distances[:, :, slab])
+    return distances
 
 
-def _derive_slab(labels, distances, certain):
+def _derive_slab(labels, distances):
     """Fill in what derive_distances returns, from labels four voxels wider to each side.
 
     Voxels stay in one row, rims and all, since processors are slow with short rows and with
@@ -317,8 +318,12 @@ def _derive_slab(labels, distances, certain):
     classes = range(max(2, channels))
     # 0 in voxels of a class, 1 in others.
     others = {c: (row ^ c).clamp_(max=1) for c in (*classes, IGNORED)}
-    present = torch.stack([others[c].amin() for c in classes]).tolist()
-    to_class = {c: squared_distances(others[c], steps) for c in classes if present[c] == 0}
+    absent = torch.stack([others[c].view(-1, steps[0]).amin(1) for c in classes]).cpu().numpy()
+    to_class = {
+        c: _squares_around(others[c], steps, np.flatnonzero(absent[c] == 0))
+        for c in classes
+        if not absent[c].all()
+    }
     to_unknown = squared_distances(others[IGNORED], steps)
     # Voxels of a class, at 0 from it, have their boundary at the nearest voxel of any other.
     boundary = _second_smallest(to_class.values(), to_unknown)
@@ -327,11 +332,27 @@ def _derive_slab(labels, distances, certain):
         if outside is None:
             outside = torch.full_like(to_unknown, FAR)
         inside = boundary & outside.clamp(max=1).sub_(1)  # 1 - 1 keeps no bit, 0 - 1 keeps all
-        signed = (inside - outside).view(torch.int8)
-        distances[:, channel] = _without_rims(signed, labels)
-        certain[:, channel] = _without_rims(to_unknown, labels) >= _without_rims(
-            inside + outside, labels
-        )
+        signed, either = inside - outside, inside + outside  # one of both is 0
+        # 1 where the unknown is nearer; less 1, that keeps no bit there and all elsewhere.
+        unknown = either.sub_(torch.minimum(either, to_unknown)).clamp_(max=1)
+        signed &= unknown - 1
+        signed |= unknown.mul_(UNKNOWN_BYTE)
+        distances[:, channel] = _without_rims(signed.view(torch.int8), labels)
+
+
+def _squares_around(others, steps, planes):
+    """squared_distances where the zeros lie in these planes; what is far from them is left out."""
+    # A voxel's square comes out this much before the voxel.
+    ahead = REACHED * sum(steps)
+    margin = REACHED + math.ceil(ahead / steps[0])
+    first = max(0, int(planes[0]) - margin) * steps[0]
+    last = min(len(others), (int(planes[-1]) + 1 + margin) * steps[0])
+    near = squared_distances(others[first:last], steps)
+    if len(near) == len(others) - 2 * ahead:
+        return near
+    squares = others.new_full((len(others) - 2 * ahead,), FAR)
+    squares[first : first + len(near)] = near
+    return squares
 
 
 def squared_distances(others, steps):
@@ -380,14 +401,13 @@ def augment(images, labels, stored, draws, channels):
               resampled, -128 where unknown; None where no distances are wanted
     draws:    N times Draw
     channels: of the network
-    Returns images, labels, signed squared distances (N, channels, Z, Y, X) int8, and where those
-    are true (bool, same shape); the last two are None where no distances are wanted.
+    Returns images, labels, and signed squared distances (N, channels, Z, Y, X) int8, -128 where
+    unknown, or None where no distances are wanted.
     """
     images = augment_image(images, draws)
     if all(chosen.resampled for chosen in draws):
         images, labels = resample(images, labels, draws)
-        derived = (None, None) if stored is None else derive_distances(labels, channels)
-        return images, labels, *derived
+        return images, labels, None if stored is None else derive_distances(labels, channels)
     labels = labels.clone()
     moved = [n for n, chosen in enumerate(draws) if chosen.resampled]
     if moved:
@@ -398,14 +418,11 @@ def augment(images, labels, stored, draws, channels):
             images[n] = flip(images[n], chosen.flips)
             labels[n] = flip(labels[n], chosen.flips)
     if stored is None:
-        return images, labels, None, None
+        return images, labels, None
     shape = (len(labels), channels, *labels.shape[1:])
     distances = torch.empty(shape, dtype=torch.int8, device=labels.device)
-    known = torch.empty(shape, dtype=torch.bool, device=labels.device)
     for n, exact in stored.items():
-        exact = flip(exact, draws[n].flips)
-        torch.ne(exact, UNKNOWN, out=known[n])
-        distances[n] = exact.clamp(min=-FAR)
+        distances[n] = flip(exact, draws[n].flips)
     if moved:
-        distances[moved], known[moved] = derive_distances(labels[moved], channels)
-    return images, labels, distances, known
+        distances[moved] = derive_distances(labels[moved], channels)
+    return images, labels, distances

@@ -4,14 +4,17 @@ Each loss is given as a sum and what it is to be divided by, so that the parts o
 several processes, add up to the very loss of the whole batch.
 """
 
+from functools import cache
+
 import torch
 from torch.nn import functional as F
 
+from cryoseg.distances import UNKNOWN
 from cryoseg.labels import IGNORED
 
 DISTANCE_REACH = 5  # voxels; distances beyond count as this far
-# Distances that a processor scales at a time, by what its cache holds.
-LOOKED_UP_AT_ONCE = 2**16
+# Pairs of distances that a processor scales at a time, by what its cache holds.
+PAIRS_AT_ONCE = 2**15
 # What keeps the Dice of a patch without any class defined.
 SMOOTHING = 1e-5
 
@@ -62,31 +65,45 @@ def generalised_dice(logits, labels):
     return torch.where(counts, losses, 0).sum(), counts.sum()
 
 
-def distance_error(raw, target, known):
+def distance_error(raw, target):
     """Squared error of the distances, tanh of the network's raw output against the target.
 
-    raw, target: (N, C, Z, Y, X); the target in [-1, 1], see scaled_distance
-    known:       (N, C or 1, Z, Y, X), where the target is true
+    raw, target: (N, C, Z, Y, X); the target in [-1, 1], NaN where unknown, see scaled_distance
     Returns (sum over the known values, their number).
     """
-    squared = (torch.tanh(raw.float()) - target) ** 2
-    known = known.expand_as(squared)
+    known = ~target.isnan()
+    # Not after the difference: the gradient of what is NaN is NaN, wanted or not.
+    squared = (torch.tanh(raw.float()) - torch.where(known, target, 0)) ** 2
     return torch.where(known, squared, 0).sum(), known.sum()
 
 
 def scaled_distance(signed_squared):
     """Distance target in [-1, 1]: clip(distance, -5, 5) / 5, positive inside of the object.
 
-    signed_squared: int8 tensor, squared distances in voxels with their sign, -25 to 25
+    signed_squared: int8 tensor, squared distances in voxels with their sign, -25 to 25; -128 where
+                    the distance is unknown, and the target NaN
     """
-    squares = torch.arange(-(DISTANCE_REACH**2), DISTANCE_REACH**2 + 1).float()
-    table = torch.sign(squares) * torch.sqrt(squares.abs()) / DISTANCE_REACH
-    table = table.to(signed_squared.device)
-    # A table: roots of that many numbers take longer than all other work on distances.
-    scaled = torch.empty(signed_squared.shape, device=signed_squared.device)
-    many = signed_squared.numel() if scaled.is_cuda else LOOKED_UP_AT_ONCE
-    for squares, target in zip(
-        signed_squared.flatten().split(many), scaled.view(-1).split(many), strict=True
-    ):
-        torch.index_select(table, 0, (squares + DISTANCE_REACH**2).int(), out=target)
-    return scaled
+    device = signed_squared.device
+    squares = signed_squared.flatten()
+    odd = len(squares) % 2
+    pairs = F.pad(squares, (0, odd)).view(torch.uint16)
+    scaled = torch.empty(len(squares) + odd, device=device)
+    pairs_at_once = len(pairs) if scaled.is_cuda else PAIRS_AT_ONCE
+    targets = scaled.view(torch.float64).split(pairs_at_once)
+    table = _scaled_pairs(device)
+    for pair, target in zip(pairs.split(pairs_at_once), targets, strict=True):
+        torch.index_select(table, 0, pair.int(), out=target)
+    return scaled[: len(squares)].view(signed_squared.shape)
+
+
+@cache
+def _scaled_pairs(device):
+    """Scaled distances of each two neighbours in memory, 16 bits of squares to 64 of distances.
+
+    Roots of that many numbers would take longer than all other work on distances, and to look up
+    each alone twice as long.
+    """
+    squares = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.int8).float()
+    scaled = torch.sign(squares) * torch.sqrt(squares.abs()) / DISTANCE_REACH
+    scaled[squares == UNKNOWN] = torch.nan
+    return scaled.view(torch.float64).to(device)

@@ -82,28 +82,28 @@ class SegmentationTraining(lightning.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def prepare(self, batch):
-        """Images, labels, distance targets and where they are true, as the losses take them."""
+        """Images, labels and distance targets (or None), as the losses take them."""
         if not isinstance(batch, Augmented):
             batch = self.augmentation(batch)
         images = (batch.images - self.data["mean"]) / self.data["std"]
         images = images.to(memory_format=torch.channels_last_3d)
         target = None if batch.squares is None else scaled_distance(batch.squares)
-        return images, batch.labels, target, batch.known
+        return images, batch.labels, target
 
-    def losses(self, logits, raw, labels, target, known):
+    def losses(self, logits, raw, labels, target):
         """Each loss as (sum, what to divide by), for this process's part of the batch."""
         losses = {"cross entropy": cross_entropy(logits, labels)}
         if self.use_dice:
             losses["dice"] = generalised_dice(logits, labels)
         if self.use_distances:
-            losses["distance"] = distance_error(raw, target, known)
+            losses["distance"] = distance_error(raw, target)
         return losses
 
     def training_step(self, batch, batch_idx):
         with torch.autocast(self.device.type, enabled=False):
-            images, labels, target, known = self.prepare(batch)
+            images, labels, target = self.prepare(batch)
         logits, raw = self.network(images, distances=self.use_distances)
-        losses = self.losses(logits, raw, labels, target, known)
+        losses = self.losses(logits, raw, labels, target)
         sums = torch.stack([total for total, _ in losses.values()])
         counts = torch.stack([count for _, count in losses.values()]).double()
         asked = counts.new_tensor(self.requests)
@@ -137,9 +137,9 @@ class SegmentationTraining(lightning.LightningModule):
 
     def validation_step(self, batch, batch_idx):
         with torch.autocast(self.device.type, enabled=False):
-            images, labels, target, known = self.prepare(batch)
+            images, labels, target = self.prepare(batch)
         logits, raw = self.network(images, distances=self.use_distances)
-        losses = self.losses(logits, raw, labels, target, known)
+        losses = self.losses(logits, raw, labels, target)
         sums = torch.stack([torch.stack([s.double(), c.double()]) for s, c in losses.values()])
         if not torch.isfinite(sums).all():
             raise InputError(

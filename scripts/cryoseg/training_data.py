@@ -68,7 +68,6 @@ class Augmented:
     images: torch.Tensor  # (N, 1, Z, Y, X) float32
     labels: torch.Tensor  # (N, Z, Y, X) uint8
     squares: torch.Tensor | None  # (N, C, Z, Y, X) int8, signed squared distances
-    known: torch.Tensor | None  # bool, where those are true
 
     def __len__(self):
         return len(self.names)
@@ -111,7 +110,7 @@ class AugmentedCollate:
 
         return Augmented(
             [name for one in each for name in one.names],
-            *(together(part) for part in ("images", "labels", "squares", "known")),
+            *(together(part) for part in ("images", "labels", "squares")),
         )
 
 

@@ -62,6 +62,9 @@ def draw_samples(names, images, labels, distances):
         grid[row, 0].set_title(name, fontsize="x-small")
         for axes in grid[row]:
             axes.set_axis_off()
+    legends = [f"labels 0 to {classes}, ignored white", "distance, blue inside, white unknown"]
+    for axes, legend in zip(grid[0, 1:], legends, strict=False):
+        axes.set_title(legend, fontsize="x-small")
     return figure
 
 

@@ -250,10 +250,10 @@ def show_samples(path, module, dataset):
     """Draw what augmentation makes of some training patches, as the network will see it."""
     numbers = np.linspace(0, len(dataset) - 1, min(SAMPLES_SHOWN, len(dataset))).astype(int)
     batch = collate([dataset[0, place, int(n)] for place, n in enumerate(numbers)])
-    images, labels, target, known = module.prepare(batch)
+    images, labels, target = module.prepare(batch)
     shown = None
     if target is not None:
         # The first object's distances: of a foreground class, where there are several.
         channel = 0 if module.channels == 1 else 1
-        shown = torch.where(known, target, torch.nan)[:, channel].numpy()
+        shown = target[:, channel].numpy()
     save_figure(path, draw_samples(batch.names, images[:, 0].numpy(), labels.numpy(), shown))

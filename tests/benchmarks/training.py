@@ -153,7 +153,7 @@ def measure(edge, folder, seconds=10.0, repeats=3):
     draws = (dataset[0, k, 0].drawn for k in range(1000))
     request = next(k for k, drawn in enumerate(draws) if drawn.resampled and drawn.high_pass)
     batch = collate([dataset[0, request, 0]])
-    images, squares = batch.images, derive_distances(batch.labels, CLASSES)[0]
+    images, squares = batch.images, derive_distances(batch.labels, CLASSES)
     for name, work in {
         "read": lambda: dataset[0, request, 0],
         "resample": lambda: resample(images, batch.labels, batch.draws),
@@ -191,14 +191,14 @@ def seconds_of(work, repeats=5):
 def step_seconds(module, dataset, repeats=3):
     """Wall time of forward, losses, backward and optimiser, in bf16, of a small network."""
     batch = collate([dataset[0, n, n % len(dataset)] for n in range(3)])
-    images, labels, target, known = module.prepare(batch)
+    images, labels, target = module.prepare(batch)
     module.network.to(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(module.network.parameters())
 
     def step():
         with torch.autocast("cpu", torch.bfloat16):
             logits, raw = module.network(images, distances=True)
-        losses = module.losses(logits, raw, labels, target, known)
+        losses = module.losses(logits, raw, labels, target)
         sum(total / count for total, count in losses.values()).backward()
         optimizer.step()
         optimizer.zero_grad()
