@@ -319,40 +319,49 @@ def _derive_slab(labels, distances):
     # 0 in voxels of a class, 1 in others.
     others = {c: (row ^ c).clamp_(max=1) for c in (*classes, IGNORED)}
     absent = torch.stack([others[c].view(-1, steps[0]).amin(1) for c in classes]).cpu().numpy()
+    to_unknown = squared_distances(others[IGNORED], steps)
     to_class = {
         c: _squares_around(others[c], steps, np.flatnonzero(absent[c] == 0))
         for c in classes
         if not absent[c].all()
     }
-    to_unknown = squared_distances(others[IGNORED], steps)
     # Voxels of a class, at 0 from it, have their boundary at the nearest voxel of any other.
     boundary = _second_smallest(to_class.values(), to_unknown)
+    far = torch.full_like(to_unknown, FAR)
+    far_away = _signed(far, far, to_unknown)
     for channel in range(channels):
-        outside = to_class.get(1 if channels == 1 else channel)
-        if outside is None:
-            outside = torch.full_like(to_unknown, FAR)
-        inside = boundary & outside.clamp(max=1).sub_(1)  # 1 - 1 keeps no bit, 0 - 1 keeps all
-        signed, either = inside - outside, inside + outside  # one of both is 0
-        # 1 where the unknown is nearer; less 1, that keeps no bit there and all elsewhere.
-        unknown = either.sub_(torch.minimum(either, to_unknown)).clamp_(max=1)
-        signed &= unknown - 1
-        signed |= unknown.mul_(UNKNOWN_BYTE)
+        signed = far_away.clone()
+        if near := to_class.get(1 if channels == 1 else channel):
+            place, squares = near
+            signed[place] = _signed(squares, boundary[place], to_unknown[place])
         distances[:, channel] = _without_rims(signed.view(torch.int8), labels)
 
 
 def _squares_around(others, steps, planes):
-    """squared_distances where the zeros lie in these planes; what is far from them is left out."""
+    """squared_distances where the zeros lie in these planes, but not of what is far from them.
+
+    Returns a slice of what squared_distances returns, and what is in it; all else is FAR.
+    """
     # A voxel's square comes out this much before the voxel.
     ahead = REACHED * sum(steps)
     margin = REACHED + math.ceil(ahead / steps[0])
     first = max(0, int(planes[0]) - margin) * steps[0]
     last = min(len(others), (int(planes[-1]) + 1 + margin) * steps[0])
-    near = squared_distances(others[first:last], steps)
-    if len(near) == len(others) - 2 * ahead:
-        return near
-    squares = others.new_full((len(others) - 2 * ahead,), FAR)
-    squares[first : first + len(near)] = near
-    return squares
+    squares = squared_distances(others[first:last], steps)
+    return slice(first, first + len(squares)), squares
+
+
+def _signed(outside, boundary, to_unknown):
+    """Signed squares as bytes: distances of an object, those of its voxels from their boundary.
+
+    outside: squared distances to the object, 0 in its own voxels, where ``boundary`` counts
+    """
+    inside = boundary & outside.clamp(max=1).sub_(1)  # 1 - 1 keeps no bit, 0 - 1 keeps all
+    signed, either = inside - outside, inside + outside  # one of both is 0
+    # 1 where the unknown is nearer; less 1, that keeps no bit there and all elsewhere.
+    unknown = either.sub_(torch.minimum(either, to_unknown)).clamp_(max=1)
+    signed &= unknown - 1
+    return signed.bitwise_or_(unknown.mul_(UNKNOWN_BYTE))
 
 
 def squared_distances(others, steps):
@@ -383,12 +392,16 @@ def _without_rims(row, wide):
     return row.as_strided((len(wide), *shape), wide.stride())
 
 
-def _second_smallest(squares, like):
-    """Second smallest of several uint8 tensors, voxel by voxel; 25 at most."""
-    smallest = second = torch.full_like(like, FAR)
-    for each in squares:
-        second = torch.minimum(second, torch.maximum(smallest, each))
-        smallest = torch.minimum(smallest, each)
+def _second_smallest(ranges, like):
+    """Second smallest of several uint8 tensors, voxel by voxel, each (slice, what is in it).
+
+    25 where a tensor says nothing, and at most.
+    """
+    smallest, second = torch.full_like(like, FAR), torch.full_like(like, FAR)
+    for place, squares in ranges:
+        first, following = smallest[place], second[place]
+        torch.minimum(following, torch.maximum(first, squares), out=following)
+        torch.minimum(first, squares, out=first)
     return second
 
 
