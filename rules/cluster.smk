@@ -10,14 +10,21 @@ not do by itself: a member of a group that fails costs the other members nothing
 
 import os
 import shlex
+import subprocess
+import threading
+import time
+from collections import Counter
 from functools import wraps
 
 import snakemake.dag
+import snakemake_executor_plugin_slurm
+from snakemake_executor_plugin_slurm import Executor
 from snakemake.exceptions import WorkflowError
 from snakemake.jobs import GroupJob, Job
 from snakemake.resources import GroupResources, Resource
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake_interface_executor_plugins import utils as executor_utils
+from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 from cryoseg import slurm
@@ -33,9 +40,17 @@ GPU_PARTITION, GPU_TYPE, LONGEST, GPU_LONGEST = PLACES = (
 )
 # What Slurm says of the last cluster job of each job that failed, for the end of the run.
 SLURM_JOBS = {}
+# A submission that is refused for a reason that passes is tried again after so many seconds, so
+# many times: for an hour.
+REFUSED_SECONDS, REFUSALS = 15, 240
+REFUSED = Counter()
 
 layered_resources = GroupResources.basic_layered.__func__
+command_of = RealExecutor.format_job_exec
 report_error = RemoteExecutor.report_job_error
+cancel_jobs = RemoteExecutor.cancel
+check_active_jobs = Executor.check_active_jobs
+ask_for_states = snakemake_executor_plugin_slurm.query_job_status
 until_next_look = RemoteExecutor.next_seconds_between_status_checks
 handle_error = JobScheduler._handle_error
 postprocess_group = GroupJob.postprocess
@@ -68,6 +83,11 @@ def send_elsewhere(workflow, stages):
     GroupResources.basic_layered = classmethod(within_the_limit)
     if workflow.is_main_process:
         GroupJob.wildcards = property(names_of_members)
+        # The executor names it where a submission fails, and would hang for want of it.
+        GroupJob.rule = property(rule_of_any)
+        RealExecutor.format_job_exec = run_members_here
+        RemoteExecutor.cancel = cancel_all
+        Executor.check_active_jobs, snakemake_executor_plugin_slurm.query_job_status = notice_ends()
         RemoteExecutor.report_job_error = keep_finished_members
         RemoteExecutor.next_seconds_between_status_checks = property(
             until_next_look.fget, look_soon
@@ -148,6 +168,11 @@ def within_the_limit(cls, *arguments, **options):
     return resources
 
 
+def rule_of_any(group):
+    """A rule that stands for those of a group, in a message."""
+    return next(iter(group.jobs)).rule
+
+
 def names_of_members(group):
     """What stands for the wildcards of a group, in its comment and the name of its Slurm log."""
     names = {job.wildcards.get("tomogram") for job in group.jobs} - {None}
@@ -166,10 +191,59 @@ def chunks_in_order(size, groups):
     return chunks(size, sorted(groups, key=names))
 
 
+def run_members_here(executor, job):
+    """The command of a cluster job; of a group, one that runs all members in its own snakemake.
+
+    What the executor adds would start another snakemake for each member, by srun: 3 s each. A
+    training on several nodes needs its cleared environment, and is never in a group.
+    """
+    command, more = command_of(executor, job), executor.additional_general_args()
+    if not job.is_group():
+        return command
+    assert more in command, "the executor for Slurm formats its commands in another way now"
+    return command.replace(more, "")
+
+
+def notice_ends():
+    """Functions that check on jobs and ask for their states, and miss none that has ended.
+
+    The executor waits for ever for a job that was preempted, since it would leave that to Slurm to
+    start again, and for one that Slurm has forgotten.
+    """
+    lost, numbers = slurm.LostJobs(), []
+
+    async def check(executor, jobs):
+        numbers[:] = [job.external_jobid for job in jobs]
+        async for still_active in check_active_jobs(executor, jobs):
+            yield still_active
+
+    async def ask(command, log):
+        states, seconds = await ask_for_states(command, log)
+        if states is None:  # no answer says nothing
+            return states, seconds
+        ended = lost.among(numbers, states, time.monotonic())
+        ended |= {number for number, state in states.items() if state == "PREEMPTED"}
+        return states | dict.fromkeys(ended, "FAILED"), seconds
+
+    return check, ask
+
+
+def cancel_all(executor):
+    """Cancel what was submitted, what is being submitted, and send nothing that waits for it."""
+    executor.wait = False
+    executor._job_submission_executor.shutdown(wait=True, cancel_futures=True)
+    subprocess.run(["scancel", "--me", "--name", executor.run_uuid], check=False)
+    cancel_jobs(executor)
+
+
 def keep_finished_members(executor, job_info, msg=None, **options):
     """Report an error of a cluster job; of a group, finish what is done and fail the rest only."""
     group = job_info.job
-    if group.is_group():
+    submitted = job_info.external_jobid is not None
+    if not submitted and slurm.is_refused_for_now(msg) and try_later(executor, group, msg):
+        return
+    # What was never submitted has done nothing, whatever an earlier run left.
+    if group.is_group() and submitted:
         done = {job for job in group.jobs if is_done(job)}
         if done == set(group.jobs):
             executor.report_job_success(job_info)
@@ -182,6 +256,25 @@ def keep_finished_members(executor, job_info, msg=None, **options):
     # Of a job on several nodes that lost one, the executor would never use any again.
     executor._failed_nodes -= {nodes for nodes in executor._failed_nodes if set(nodes) & set("[,")}
     report_error(executor, job_info, msg=msg, **options)
+
+
+def try_later(executor, job, message):
+    """Submit a job again in a while, unless that was tried for long; returns whether it will be."""
+    REFUSED[job] += 1
+    if REFUSED[job] > REFUSALS:
+        return False
+    if REFUSED[job] == 1:
+        why = slurm.job_record(None, message=message).last_line
+        logger.warning(f"Slurm takes no job now ({why}); it is asked again every few seconds")
+
+    def submit():
+        if executor.wait:  # nobody has cancelled
+            executor._job_submission_executor.submit(executor.run_job, job)
+
+    timer = threading.Timer(REFUSED_SECONDS, submit)
+    timer.daemon = True
+    timer.start()
+    return True
 
 
 def look_soon(executor, seconds):

@@ -361,3 +361,26 @@ def test_a_disk_that_the_node_does_not_name_is_not_used(tmp_path, monkeypatch):
     with written_aside(tmp_path / "a.mrc") as aside:
         assert aside.parent == tmp_path
         aside.write_text("")
+
+
+def test_a_disk_that_is_not_on_the_node_is_said_and_not_used(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("CRYOSEG_SCRATCH", str(tmp_path / "nowhere"))
+    with caplog.at_level("INFO"), written_aside(tmp_path / "a.mrc") as aside:
+        assert aside.parent == tmp_path
+        aside.write_text("")
+    assert "nowhere is no folder to write to" in caplog.text
+
+
+def test_what_a_killed_process_left_on_the_disk_of_the_node_goes(tmp_path, monkeypatch):
+    scratch = tmp_path / "own"
+    scratch.mkdir()
+    monkeypatch.setenv("CRYOSEG_SCRATCH", str(scratch))
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    orphan = scratch / f".{socket.gethostname()}-{killed.pid}-a.mrc"
+    other = scratch / f".{socket.gethostname()}-{killed.pid}-b.mrc"
+    orphan.touch()
+    other.touch()
+    with written_aside(tmp_path / "a.mrc") as aside:
+        aside.write_text("")
+    assert [path.name for path in scratch.iterdir()] == [other.name]

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,6 +11,14 @@ from datetime import datetime
 OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|out of memory|exceeded memory limit", re.IGNORECASE)
 # How Snakemake's executor quotes what sbatch said.
 SBATCH_ERROR = re.compile(r"The error message was '(.*?)'\.$", re.DOTALL | re.MULTILINE)
+# Refusals after which the same job may be taken: a controller that starts anew, a limit on jobs.
+PASSING_REFUSAL = re.compile(
+    r"unable to contact slurm controller|socket timed out|connection refused|zero bytes were"
+    r"|QOSMaxSubmitJob|AssocMaxSubmitJob|MaxSubmitJob|too many jobs|temporarily unable",
+    re.IGNORECASE,
+)
+# Seconds after which a node that does not answer is given up by Slurm (SlurmdTimeout's default).
+PATIENCE = 300
 # The end of a log is enough, and a log may be long.
 TAIL_BYTES = 20_000
 
@@ -67,13 +76,52 @@ def job_record(number, log=None, message=None):
     )
 
 
-def is_given_up(number):
-    """Whether Slurm knows the job and does not count it among those that run any more."""
-    return _fields(number).get("JobState", "RUNNING") not in ("RUNNING", "CONFIGURING")
+def is_given_up(number, patience=PATIENCE):
+    """Whether Slurm no longer counts a job among those that run.
+
+    A job that Slurm has forgotten is none that runs. While Slurm does not answer (its controller
+    starts anew, or this node is cut off from it and may have been given up), this waits, for
+    ``patience`` seconds; then the job counts as given up.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        said, complaint = _show_job(number)
+        if "JobState" in said:
+            return said["JobState"] not in ("RUNNING", "CONFIGURING")
+        if "invalid job id" in complaint.lower() or time.monotonic() >= deadline:
+            return True
+        time.sleep(min(10, patience))
+
+
+class LostJobs:
+    """Which jobs Slurm has not named for so long that they must have ended unseen."""
+
+    def __init__(self, patience=60):
+        self.patience, self._missing_since = patience, {}
+
+    def among(self, numbers, named, now):
+        """The lost ones.
+
+        numbers: of the jobs that were asked for; named: those that Slurm named in an answer
+        now:     seconds on any clock that only goes forward
+        """
+        missing = set(numbers) - set(named)
+        self._missing_since = {each: self._missing_since.get(each, now) for each in missing}
+        return {each for each, since in self._missing_since.items() if now - since > self.patience}
+
+
+def is_refused_for_now(message):
+    """Whether sbatch refused a job for a reason that passes: its controller, a limit of jobs."""
+    return bool(PASSING_REFUSAL.search(message or ""))
 
 
 def _fields(number):
     """What scontrol says of a job, by name; nothing where it does not answer."""
+    return _show_job(number)[0]
+
+
+def _show_job(number):
+    """What scontrol says of a job, by name, and what it complains of."""
     try:
         done = subprocess.run(
             ["scontrol", "--oneliner", "show", "job", number],
@@ -81,10 +129,10 @@ def _fields(number):
             text=True,
             timeout=20,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {}, str(error)
     # Values may hold spaces (comments do); the names that are looked up are not in those.
-    return dict(re.findall(r"(?:^|\s)(\w+)=(\S*)", done.stdout))
+    return dict(re.findall(r"(?:^|\s)(\w+)=(\S*)", done.stdout)), done.stderr
 
 
 def _known(text):

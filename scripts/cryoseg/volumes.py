@@ -187,11 +187,11 @@ def written_aside(path):
     stood at ``path`` before still stands there.
     """
     path = Path(path)
-    _remove_orphans(path)
     # The host as well: on a shared file system process numbers alone are not unique.
     aside = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{path.name}")
-    scratch = os.path.expandvars(os.environ.get("CRYOSEG_SCRATCH", ""))
-    written = Path(scratch, aside.name) if scratch and "$" not in scratch else aside
+    written = (_scratch_folder() or path.parent) / aside.name
+    for folder in {aside.parent, written.parent}:
+        _remove_orphans(folder, path.name)
     try:
         yield written
         if written != aside:
@@ -204,12 +204,24 @@ def written_aside(path):
             each.unlink(missing_ok=True)
 
 
-def _remove_orphans(path):
+def _scratch_folder():
+    """The folder that CRYOSEG_SCRATCH names, or None; said where it cannot be used."""
+    asked = os.environ.get("CRYOSEG_SCRATCH", "")
+    folder = os.path.expandvars(asked)
+    if not asked or "$" in folder:  # a variable that this machine does not set
+        return None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        logger.info("CRYOSEG_SCRATCH: %s is no folder to write to on this machine", folder)
+        return None
+    return Path(folder)
+
+
+def _remove_orphans(folder, name):
     """Remove what processes of this machine that were killed left of an earlier try."""
-    begin, end = f".{socket.gethostname()}-", f"-{path.name}"
-    if not path.parent.is_dir():
+    begin, end = f".{socket.gethostname()}-", f"-{name}"
+    if not folder.is_dir():
         return
-    for entry in os.scandir(path.parent):
+    for entry in os.scandir(folder):
         number = entry.name[len(begin) : -len(end)]
         ours = entry.name.startswith(begin) and entry.name.endswith(end) and number.isdecimal()
         if ours and not psutil.pid_exists(int(number)):
