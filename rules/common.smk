@@ -120,6 +120,7 @@ if not workflow.overwrite_configfiles and not config.keys() & set(SECTIONS):
 # Jobs on other machines read this file again; the folders were checked before they were sent.
 HERE = workflow.is_main_process
 STAGES, NOTES = or_stop(read_configuration, config, workflow.configfiles, on_disk=HERE)
+CHECKS = plan.checks(STAGES)
 FILES = plan.targets(STAGES) if HERE else {}
 ALIASES = plan.aliases(FILES)
 TARGETS = plan.with_aliases(FILES, ALIASES)
