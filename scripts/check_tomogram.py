@@ -13,17 +13,17 @@ from cryoseg.volumes import as_list, written_aside
 def check_tomogram(tomogram, findings, companions=(), positions=(), *, settings):
     """Write what a tomogram is like and what is wrong with it, as JSON; nothing that is ends it.
 
-    companions: the masks and labels of the entries that settings name, in their order
+    companions: masks and labels, in the order in which settings name their demands
     positions:  files of positions, in the order of settings
-    settings:   {demands: see cryoseg.tomogram_checks, companions: entries,
+    settings:   {demands: see cryoseg.tomogram_checks, companions: names of demands,
                 positions: [{files: how many, settings}]}
     """
-    files, by_entry = iter(as_list(positions)), settings["companions"]
+    files, wanted_by = iter(as_list(positions)), settings["companions"]
     check = tomogram_checks.check_tomogram(
         tomogram,
         Path(findings).name.removesuffix(".json"),
         settings["demands"],
-        dict(zip(by_entry, as_list(companions), strict=True)),
+        dict(zip(wanted_by, as_list(companions), strict=True)),
         [
             ([next(files) for _ in range(each["files"])], each["settings"])
             for each in settings["positions"]

@@ -77,13 +77,14 @@ def _checking(stages, check, readers):
     )
     read_by, demands, companions = {}, {}, {}
     for section, name in readers:
-        entry = f"{section}_{name}"
-        demands[entry] = _demand(stages, section, name)
-        if place := _companions(stages, section, name):
-            companions[entry] = place
+        demand, place = _demand(stages, section, name), _companions(stages, section, name)
+        called = _called(section, name, demand, place)
+        demands[called] = demand
+        if place:
+            companions[called] = place
         names = stages.names_to_train if section == "train" else stages.names_to_predict
         for tomogram in names(name):
-            read_by.setdefault(tomogram, []).append(entry)
+            read_by.setdefault(tomogram, set()).add(called)
     findings = [f"checks/{check}/{tomogram}.json" for tomogram in sorted(read_by)]
     awkward = aliases({"findings": findings})
     paths = {
@@ -95,7 +96,7 @@ def _checking(stages, check, readers):
     return {
         "paths": paths | records(check),
         "sections": sorted({section for section, _ in readers}),
-        "read_by": read_by,
+        "read_by": {tomogram: sorted(wanted) for tomogram, wanted in read_by.items()},
         "demands": demands,
         "companions": companions,
         "positions": _positions(stages, tomograms),
@@ -105,8 +106,8 @@ def _checking(stages, check, readers):
             "names": tomograms.names,
             "tomograms": None if tomograms.writer else [tomograms.folder, tomograms.extension],
             "companions": [
-                [*place, "masks" if entry.startswith("predict_") else "labels"]
-                for entry, place in companions.items()
+                [*place, "masks" if demands[called]["section"] == "predict" else "labels"]
+                for called, place in companions.items()
             ],
         },
         "volume": volume(tomograms),
@@ -117,17 +118,27 @@ def _demand(stages, section, name):
     """What an entry wants of its tomograms."""
     entry = getattr(stages, section)[name]
     data, network = entry["parameters"]["data"], entry["parameters"]["network"]
-    demand = {"section": section, "min": data["min"], "max": data["max"]}
+    demand = {"section": section, "min": float(data["min"]), "max": float(data["max"])}
     if section == "predict":
         return demand
     return demand | {
         "out_channels": network["out_channels"],
         "patch_size": data["patch_size"],
-        "patch_overlap": data["patch_overlap"],
         "filtered": bool(entry["labels_folder_for_filtering"]),
         "selected_labels": entry["selected_labels"],
         "relabel": entry["relabel"],
     }
+
+
+def _called(section, name, demand, place):
+    """What a demand is called in the table: stages that want the same are one, whoever they are.
+
+    So nothing is checked anew for one more stage that wants what the others do.
+    """
+    if section == "train":
+        return f"train_{name}"
+    masks = f"_within_{place[0]}" if place else ""
+    return f"predict_{demand['min']:g}..{demand['max']:g}{masks}"
 
 
 def _companions(stages, section, name):
@@ -164,8 +175,8 @@ def _positions(stages, tomograms):
 
 def companions_of(given, tomogram):
     """Files beside a tomogram that its check reads, with {tomogram} for its name."""
-    read = given["read_by"].get(tomogram, ())
-    places = [given["companions"][entry] for entry in read if entry in given["companions"]]
+    wanted = given["read_by"].get(tomogram, ())
+    places = [given["companions"][each] for each in wanted if each in given["companions"]]
     return [f"{folder}/{{tomogram}}{ending}" for folder, ending in places]
 
 
@@ -177,10 +188,10 @@ def positions_of(given, tomogram):
 
 def checked_for(given, tomogram):
     """What a tomogram is checked for, as scripts/check_tomogram.py wants it."""
-    read = given["read_by"].get(tomogram, ())
+    wanted = given["read_by"].get(tomogram, ())
     return {
-        "demands": {entry: given["demands"][entry] for entry in read},
-        "companions": [entry for entry in read if entry in given["companions"]],
+        "demands": {each: given["demands"][each] for each in wanted},
+        "companions": [each for each in wanted if each in given["companions"]],
         "positions": [
             {"files": len(each["files"]), "settings": each["settings"]}
             for each in given["positions"]

@@ -46,10 +46,9 @@ def check_tomogram(path, name, demands, companions, positions=()):
     """Check a tomogram and what belongs to it.
 
     path, name: MRC file, and what files of positions call the tomogram
-    demands:    {entry: demand} of the entries that read it; a demand is {section, min, max}, of a
-                training also {out_channels, patch_size, patch_overlap, filtered, selected_labels,
-                relabel}
-    companions: {entry: file}: the mask of a prediction, the labels of a training
+    demands:    {name: demand} of those that read it; a demand is {section, min, max}, of a training
+                also {out_channels, patch_size, filtered, selected_labels, relabel}
+    companions: {name: file} of demands: the mask of a prediction, the labels of a training
     positions:  (files, settings) of each entry that makes labels of positions; see
                 label_making.particles_in
     """
@@ -65,17 +64,17 @@ def check_tomogram(path, name, demands, companions, positions=()):
         measured = statistics(volume, PERCENTAGES, ranges)
         check.values |= _intensities(measured)
         shared += judge_sections(path, measured.constant_sections, volume.shape[0])
-        for (entry, demand), outside in zip(demands.items(), measured.outside, strict=True):
-            check.values[f"outside_{entry}"] = outside / measured.voxels
-            own[entry] = _judge_range(path, measured, outside, demand)
-        if not any(finding.level == ERROR for each in own.values() for finding in each):
+        for (each, demand), outside in zip(demands.items(), measured.outside, strict=True):
+            check.values[f"outside_{each}"] = outside / measured.voxels
+            own[each] = _judge_range(path, measured, outside, demand)
+        if not any(finding.level == ERROR for found in own.values() for finding in found):
             shared += judge_polarity(path, measured)
         for files, settings in positions:
             shared += _judge_positions(volume, name, files, settings)
-        for entry, demand in demands.items():
-            about, found = _judge_companion(volume, demand, companions.get(entry))
-            check.values |= {f"{column}_{entry}": value for column, value in about.items()}
-            own[entry] += found
+        for each, demand in demands.items():
+            about, found = _judge_companion(volume, demand, companions.get(each))
+            check.values |= {f"{column}_{each}": value for column, value in about.items()}
+            own[each] += found
     _conclude(check, demands, shared, own)
     return check
 
@@ -83,13 +82,13 @@ def check_tomogram(path, name, demands, companions, positions=()):
 def _conclude(check, demands, shared, own):
     """Tell which sections stop; what stops no section is a warning, as its own job will stop."""
     lost = any(finding.level == ERROR for finding in shared)
-    wrong = {entry for entry, each in own.items() if any(f.level == ERROR for f in each)}
+    wrong = {name for name, found in own.items() if any(f.level == ERROR for f in found)}
     for section in sorted({demand["section"] for demand in demands.values()}):
-        readers = {entry for entry, each in demands.items() if each["section"] == section}
+        readers = {name for name, demand in demands.items() if demand["section"] == section}
         if lost or readers <= wrong:
             check.stopped.append(section)
-    for entry, findings in own.items():
-        stops = demands[entry]["section"] in check.stopped
+    for name, findings in own.items():
+        stops = demands[name]["section"] in check.stopped
         for finding in findings:
             level = finding.level if stops else WARNING
             shared.append(Finding(level, finding.sentence, finding.remedy))
@@ -202,7 +201,7 @@ def _judge_labels(volume, file, demand, about):
     labels, name = open_label_volume(file), volume.path
     about["labels_shape"] = " x ".join(map(str, labels.shape))
     yield from judge_alike(name, volume, "labels are", labels)
-    patch_corners(name, volume.shape, demand["patch_size"], demand["patch_overlap"])
+    patch_corners(name, volume.shape, demand["patch_size"], overlap=0)
     counts = count_values(labels)
     about["label_voxels"] = ", ".join(f"{label}: {count}" for label, count in counts.items())
     if demand["filtered"]:
