@@ -10,11 +10,14 @@ tomogram does, which keeps it alone from what comes next.
 """
 
 from functools import partial
+from tempfile import gettempdir
 
 from cryoseg.job_resources import SLABWISE_MB, slabwise_minutes, voxel_count
 from cryoseg.plan import checked_for, companions_of, positions_of
 
 voxels = partial(voxel_count, config["volume"])
+# Snakemake's own default, found once, as in predict.smk.
+tmpdir = gettempdir()
 
 
 rule check_tomogram:
@@ -36,6 +39,7 @@ rule check_tomogram:
     conda:
         "../envs/cryoseg.yaml"
     resources:
+        tmpdir=tmpdir,
         mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
         runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
     params:
@@ -63,6 +67,7 @@ if "predict" in config["sections"]:
         conda:
             "../envs/cryoseg.yaml"
         resources:
+            tmpdir=tmpdir,
             mem_mb=500,
             runtime=10,
         params:
@@ -90,6 +95,7 @@ if "train" in config["sections"]:
         conda:
             "../envs/cryoseg.yaml"
         resources:
+            tmpdir=tmpdir,
             mem_mb=500,
             runtime=10,
         params:

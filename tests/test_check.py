@@ -20,7 +20,7 @@ from check_tomogram import check_tomogram
 from conftest import REPOSITORY
 from cryoseg.errors import InputError
 from cryoseg.intensities import statistics
-from cryoseg.name_checks import companion_name_findings, tomogram_name_findings
+from cryoseg.name_checks import companion_name_findings, look_alikes, tomogram_name_findings
 from cryoseg.plan_checks import check_names
 from cryoseg.simulation import simulate
 from cryoseg.stages import Stages
@@ -422,6 +422,14 @@ def test_names_that_differ_are_no_finding():
     assert list(tomogram_name_findings("raw", names, ".mrc")) == []
 
 
+def test_a_file_that_is_missing_is_looked_for_under_names_alike(tmp_path):
+    for name in ("TS_1", "ts_2", "TS_10"):
+        (tmp_path / f"{name}.mrc").touch()
+    found = look_alikes(tmp_path, ".mrc", ["TS_01", "TS_2", "TS_3"])
+    assert found == " (is TS_1.mrc that of TS_01, ts_2.mrc that of TS_2?)"
+    assert look_alikes(tmp_path, ".mrc", ["TS_3"]) == ""
+
+
 def test_labels_without_a_tomogram_are_named():
     files = ["TS_1.mrc", "TS_02.mrc", "other.mrc"]
     near, rest = companion_name_findings("labels", files, ".mrc", ["TS_1", "TS_2"], "labels")
@@ -455,14 +463,13 @@ def lab(tmp_path_factory):
     for name in STAGES:
         shutil.copy(REPOSITORY / "tests" / "data" / f"{name}.ckpt", lab.folder / f"{name}.ckpt")
         lab.write_stage(name, data_folder="raw", mask_folder=None)
-    for name in ("TS_1", "TS_2"):
-        write(lab.folder / "raw" / f"{name}.mrc")
+    write(lab.folder / "raw" / "TS_2.mrc")
     for name, case in BAD.items():
         TOMOGRAMS[case][0](lab.folder / "raw" / f"{name}.mrc")
     return lab
 
 
-GOOD = ("TS_1", "TS_2", "TS_02")
+GOOD = ("TS_2", "TS_02")
 BAD = {"bad_1": "text", "bad_2": "NaN", "bad_3": "a byte too few", "TS_02": "no voxel size"}
 
 
@@ -472,7 +479,7 @@ def test_the_bad_are_tabulated_and_the_healthy_beside_them_predicted(lab):
         rows = {row["tomogram"]: row for row in csv.DictReader(file, delimiter="\t")}
     assert rows.keys() == {"(folder)", *GOOD, *BAD}
     assert {name for name, row in rows.items() if int(row["errors"])} == set(BAD) - set(GOOD)
-    assert (rows["TS_1"]["z"], rows["TS_1"]["findings"]) == ("12", "")
+    assert (rows["TS_2"]["z"], rows["TS_2"]["findings"]) == ("12", "")
     assert "TS_02, TS_2 are nearly the same" in rows["(folder)"]["findings"]
     _, told = shown.split(" warnings:")
     assert "raw/TS_02.mrc: the header has no voxel size" in told

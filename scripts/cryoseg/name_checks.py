@@ -3,7 +3,7 @@
 import re
 
 from cryoseg.findings import WARNING, Finding
-from cryoseg.folders import some
+from cryoseg.folders import file_names, some
 
 # What a tomogram's file may end in; one with an ending that is not asked for may be overlooked.
 VOLUME_ENDINGS = (".mrc", ".rec", ".map", ".st", ".ali")
@@ -17,10 +17,29 @@ def likeness(name):
     return re.sub(r"0*(\d+)", r"\1", re.sub(r"[\s_-]+", "_", name))
 
 
-def alike(name, names):
-    """The first of the names that nearly equals ``name``, other than itself, or None."""
-    wanted = likeness(name)
-    return next((each for each in names if each != name and likeness(each) == wanted), None)
+def by_likeness(names):
+    """{likeness: sorted names} of names."""
+    found = {}
+    for name in sorted(names):
+        found.setdefault(likeness(name), []).append(name)
+    return found
+
+
+def alike(name, known):
+    """The first name in a by_likeness that nearly equals ``name``, other than itself, or None."""
+    return next((each for each in known.get(likeness(name), ()) if each != name), None)
+
+
+def look_alikes(folder, ending, lacking):
+    """Files that may have been meant for names that have none, as a part of a sentence.
+
+    The files are folder/name + ending on disk.
+    """
+    there = [file.removesuffix(ending) for file in file_names(folder) if file.endswith(ending)]
+    known = by_likeness(there)
+    found = {name: near for name in lacking if (near := alike(name, known))}
+    text = some(f"{near}{ending} that of {name}" for name, near in found.items())
+    return f" (is {text}?)" if found else ""
 
 
 def tomogram_name_findings(folder, files, extension):
@@ -29,10 +48,7 @@ def tomogram_name_findings(folder, files, extension):
     files: names of all its files; extension: what those that are taken end in
     """
     taken = [file.removesuffix(extension) for file in files if file.endswith(extension)]
-    by_likeness = {}
-    for name in sorted(taken):
-        by_likeness.setdefault(likeness(name), []).append(name)
-    for names in by_likeness.values():
+    for names in by_likeness(taken).values():
         if len(names) > 1:
             yield Finding(
                 WARNING,
@@ -56,16 +72,18 @@ def companion_name_findings(folder, files, ending, names, what):
     names:  of all tomograms
     what:   what the files hold: "labels" or "masks"
     """
-    known = set(names)
-    lost = sorted({file.removesuffix(ending) for file in files if file.endswith(ending)} - known)
+    there = {file.removesuffix(ending) for file in files if file.endswith(ending)}
+    lost, known, rest = sorted(there - set(names)), by_likeness(names), []
     for name in lost:
-        if near := alike(name, names):
-            yield Finding(
-                WARNING,
-                f"{folder}/{name}{ending}: there is no tomogram {name}, but {near}",
-                f"if these are its {what}, give them its name",
-            )
-    rest = [name for name in lost if not alike(name, names)]
+        near = alike(name, known)
+        if near is None:
+            rest.append(name)
+            continue
+        yield Finding(
+            WARNING,
+            f"{folder}/{name}{ending}: there is no tomogram {name}, but {near}",
+            f"if these are its {what}, give them its name",
+        )
     if rest:
         yield Finding(
             WARNING,
