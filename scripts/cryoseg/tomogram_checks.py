@@ -60,15 +60,7 @@ def check_tomogram(path, name, demands, companions, positions=()):
         volume = open_volume(path)
         check.values |= _place(volume)
         shared += judge_voxel_size(path, volume.voxel_size)
-        ranges = [(demand["min"], demand["max"]) for demand in demands.values()]
-        measured = statistics(volume, PERCENTAGES, ranges)
-        check.values |= _intensities(measured)
-        shared += judge_sections(path, measured.constant_sections, volume.shape[0])
-        for (each, demand), outside in zip(demands.items(), measured.outside, strict=True):
-            check.values[f"outside_{each}"] = outside / measured.voxels
-            own[each] = _judge_range(path, measured, outside, demand)
-        if not any(finding.level == ERROR for found in own.values() for finding in found):
-            shared += judge_polarity(path, measured)
+        own |= _judge_voxels(volume, demands, check.values, shared)
         for files, settings in positions:
             shared += _judge_positions(volume, name, files, settings)
         for each, demand in demands.items():
@@ -77,6 +69,24 @@ def check_tomogram(path, name, demands, companions, positions=()):
             own[each] += found
     _conclude(check, demands, shared, own)
     return check
+
+
+def _judge_voxels(volume, demands, values, shared):
+    """Read the voxels; {name: findings} of each demand, the others are appended to ``shared``.
+
+    What was measured is put into ``values``.
+    """
+    path, own = volume.path, {}
+    ranges = [(demand["min"], demand["max"]) for demand in demands.values()]
+    measured = statistics(volume, PERCENTAGES, ranges)
+    values |= _intensities(measured)
+    shared += judge_sections(path, measured.constant_sections, volume.shape[0])
+    for (name, demand), outside in zip(demands.items(), measured.outside, strict=True):
+        values[f"outside_{name}"] = outside / measured.voxels
+        own[name] = _judge_range(path, measured, outside, demand)
+    if not any(finding.level == ERROR for found in own.values() for finding in found):
+        shared += judge_polarity(path, measured)
+    return own
 
 
 def _conclude(check, demands, shared, own):
@@ -92,7 +102,9 @@ def _conclude(check, demands, shared, own):
         for finding in findings:
             level = finding.level if stops else WARNING
             shared.append(Finding(level, finding.sentence, finding.remedy))
-    check.findings = sorted(dict.fromkeys(shared), key=lambda finding: finding.level)
+    ordered = sorted(shared, key=lambda finding: finding.level)  # errors first
+    check.findings = list({finding.sentence: finding for finding in reversed(ordered)}.values())
+    check.findings.reverse()
 
 
 def _place(volume):
