@@ -1,6 +1,7 @@
 """cryoseg: from a folder of tomograms to lamella masks and voxel-wise classes.
 
-What can be asked for stands in rules/targets.smk: all, simulate, scale, label, train, predict, demo.
+What can be asked for stands in rules/targets.smk: all, simulate, scale, label, check, train,
+predict, demo.
 What there is to do stands in config/config.yaml; each entry there is one use of a file in rules/.
 """
 
@@ -70,6 +71,23 @@ for entry in STAGES.label:
     use rule * from entry_module as prefix*
 
 
+for entry, given in CHECKS.items():
+    prefix, entry_module = f"{entry}_", f"check_{entry}"
+
+    module:
+        name: entry_module
+        pathvars:
+            **given["paths"],
+        snakefile:
+            "rules/check.smk"
+        config:
+            given
+        replace_prefix:
+            given["aliases"]
+
+    use rule * from entry_module as prefix*
+
+
 for entry in STAGES.train:
     given, prefix, entry_module = plan.training(STAGES, entry), f"{entry}_", f"train_{entry}"
 
@@ -102,7 +120,7 @@ for entry in STAGES.predict:
     use rule * from entry_module as prefix*
 
 
-place_jobs(workflow, STAGES)
+place_jobs(workflow, STAGES, CHECKS)
 
 
 onsuccess:

@@ -59,18 +59,18 @@ chunks = snakemake.dag.group_into_chunks
 format_value = executor_utils.format_cli_value
 
 
-def place_jobs(workflow, stages):
+def place_jobs(workflow, stages, checks):
     """Prepare all rules for where their jobs will run; call this when all are there."""
     if not workflow.is_main_process or workflow.resource_settings.nodes is not None:
-        send_elsewhere(workflow, stages)
+        send_elsewhere(workflow, stages, checks)
         return
     for step in workflow.rules:  # here, a group means nothing, except to a dry run
         step.group = None
 
 
-def send_elsewhere(workflow, stages):
+def send_elsewhere(workflow, stages, checks):
     """Prepare all rules for a cluster, in the process that runs there and in each job's."""
-    entries = [name for section in SECTIONS for name in getattr(stages, section)]
+    entries = [name for section in SECTIONS for name in getattr(stages, section)] + [*checks]
     chosen = workflow.resource_settings._parsed_overwrite_resources
     for step in workflow.rules:
         choose_partition(step.resources, chosen.get(step.name, {}))

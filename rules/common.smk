@@ -57,6 +57,33 @@ def hasten_plans():
     gc.set_threshold(100_000, 50, 100)
 
 
+class WithoutAncient:
+    """The jobs that depend on each job of a DAG, without those for which its date does not count."""
+
+    def __init__(self, depending):
+        self.depending = depending
+
+    def __getitem__(self, job):
+        found = self.depending[job].items()
+        return {each: files for each, files in found if not all(f.is_ancient for f in files)}
+
+
+def heed_changes_behind_ancient_files():
+    """Let Snakemake look at each job that depends on a job that runs by ancient() files alone.
+
+    It takes all that comes after a job that runs for certain to run too, and does not look at it;
+    then it leaves out what does so by ancient files alone, even if its own settings changed.
+    """
+    search = snakemake.dag.DAG.bfs
+
+    def bfs(dag, direction, *jobs, **options):
+        if direction is dag.depending:
+            direction = WithoutAncient(direction)
+        return search(dag, direction, *jobs, **options)
+
+    snakemake.dag.DAG.bfs = bfs
+
+
 def retry_what_may_succeed():
     """Do not try a job again whose log says what is wrong with its input: that stays wrong."""
     allowed = snakemake.jobs.Job.restart_times.fget
@@ -106,6 +133,7 @@ def report_warnings(workflow):
 
 
 hasten_plans()
+heed_changes_behind_ancient_files()
 retry_what_may_succeed()
 limit_memory(workflow)
 
@@ -120,6 +148,7 @@ if not workflow.overwrite_configfiles and not config.keys() & set(SECTIONS):
 # Jobs on other machines read this file again; the folders were checked before they were sent.
 HERE = workflow.is_main_process
 STAGES, NOTES = or_stop(read_configuration, config, workflow.configfiles, on_disk=HERE)
+CHECKS = plan.checks(STAGES)
 FILES = plan.targets(STAGES) if HERE else {}
 ALIASES = plan.aliases(FILES)
 TARGETS = plan.with_aliases(FILES, ALIASES)

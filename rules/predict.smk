@@ -1,6 +1,7 @@
 """One prediction stage: one model, applied to a folder of tomograms.
 
-In:  <tomograms>/{tomogram}<extension>, <checkpoint>, <masks>/{tomogram}<mask_ending> if there are
+In:  <tomograms>/{tomogram}<extension>, <checkpoint>, <masks>/{tomogram}<mask_ending> if there are,
+     <admitted>/{tomogram}.admitted, which rules/check.smk writes of a tomogram that can be used
 Out: <predictions>/scores/{tomogram}_scores.h5 (GPU), <predictions>/{tomogram}_preds.h5 (CPU)
      and <predictions>/{tomogram}_preds<extension> if it is asked for
 
@@ -54,6 +55,8 @@ rule score_voxels:
     """Send a tomogram through the network and keep what it says of each voxel."""
     input:
         **MASK,
+        # Ancient: a tomogram that is checked anew, and is what it was, is not scored anew.
+        admitted=ancient("<admitted>/{tomogram}.admitted"),
         tomogram="<tomograms>/{tomogram}<extension>",
         checkpoint="<checkpoint>",
         model="<predictions>/scores/model.json",

@@ -32,6 +32,12 @@ rule label:
         lambda wildcards: files("label"),
 
 
+rule check:
+    """Check all tomograms that are predicted or trained on, and tabulate what is found."""
+    input:
+        lambda wildcards: files("check"),
+
+
 rule train:
     """Train all models."""
     input:

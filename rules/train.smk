@@ -2,7 +2,8 @@
 
 In:  <tomograms>/{tomogram}<extension>, <labels>/{tomogram}<label_ending>,
      <unfiltered>/{tomogram}<unfiltered_ending> if labels are filtered,
-     <noisy>/{tomogram}<noisy_ending> if they are read, a pretrained checkpoint if there is one
+     <noisy>/{tomogram}<noisy_ending> if they are read, a pretrained checkpoint if there is one,
+     <admitted>/{tomogram}.admitted, which rules/check.smk writes of a tomogram that can be used
 Out: <labels>/{tomogram}.mrc if labels are filtered, <distances>/{tomogram}_distances.h5,
      <patches>/{tomogram}_patches.h5, <models>/model_best.ckpt
 
@@ -26,6 +27,8 @@ from cryoseg.job_resources import (
 
 NOISY = {"noisy": "<noisy>/{tomogram}<noisy_ending>"} if config["noisy"] else {}
 PRETRAINED = {"pretrained": "<pretrained>"} if config["pretrained"] else {}
+# Ancient: a tomogram that is checked anew, and is what it was, is not prepared anew.
+ADMITTED = {"admitted": ancient("<admitted>/{tomogram}.admitted")}
 
 voxels = partial(voxel_count, config["volume"])
 all_voxels = partial(sum_voxels, config["volume"], config["names"])
@@ -36,6 +39,7 @@ if config["prepares"] and config["filtered"]:
     rule filter_labels:
         """Keep the labels that are selected, and geometry; the originals stay as they are."""
         input:
+            **ADMITTED,
             labels="<unfiltered>/{tomogram}<unfiltered_ending>",
         output:
             filtered="<labels>/{tomogram}<label_ending>",
@@ -63,6 +67,7 @@ if config["prepares"]:
     rule measure_distances:
         """Measure the signed distance of each voxel from the boundary of each class."""
         input:
+            **({} if config["filtered"] else ADMITTED),
             labels="<labels>/{tomogram}<label_ending>",
         output:
             distances="<distances>/{tomogram}_distances.h5",
@@ -88,6 +93,7 @@ if config["prepares"]:
         """Cut a tomogram, its labels and distances into overlapping patches, which share their voxels."""
         input:
             **NOISY,
+            **ADMITTED,
             tomogram="<tomograms>/{tomogram}<extension>",
             labels="<labels>/{tomogram}<label_ending>",
             distances="<distances>/{tomogram}_distances.h5",

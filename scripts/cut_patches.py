@@ -66,4 +66,6 @@ def choose_patches(name, classes, settings):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]):
-        cut_patches(**snakemake.input, **snakemake.output, **snakemake.params)
+        files = dict(snakemake.input.items())
+        files.pop("admitted")  # it is there, which is all that it says
+        cut_patches(**files, **snakemake.output, **snakemake.params)

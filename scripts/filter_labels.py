@@ -29,4 +29,6 @@ def filter_labels(labels, filtered, *, settings):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]):
-        filter_labels(**snakemake.input, **snakemake.output, **snakemake.params)
+        files = dict(snakemake.input.items())
+        files.pop("admitted")  # it is there, which is all that it says
+        filter_labels(**files, **snakemake.output, **snakemake.params)

@@ -100,7 +100,9 @@ def score_voxels(
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]):
+        files = dict(snakemake.input.items())
+        files.pop("admitted")  # it is there, which is all that it says
         how = ("mem_mb", "attempt", "device", "memory_gb", "tile_size", "batch_size")
         resources = {name: snakemake.resources[name] for name in how}
         resources["threads"] = snakemake.threads
-        score_voxels(**snakemake.input, **snakemake.output, **snakemake.params, **resources)
+        score_voxels(**files, **snakemake.output, **snakemake.params, **resources)

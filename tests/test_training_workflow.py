@@ -125,8 +125,11 @@ def lab(finished, tmp_path):
     return TrainingLab(folder)
 
 
-ALL_STEPS = steps(["raw_scale_tomogram", *PATCH_STEPS, *PREDICT_STEPS], NAMES) | {TRAIN, INSPECT}
+CHECK_STEPS = ("scaled_check_tomogram", "scaled_admit_to_train")
+ADMIT = steps(["scaled_admit_to_predict"], NAMES)
+PREPARE_STEPS = ("raw_scale_tomogram", *CHECK_STEPS, *PATCH_STEPS)
 ON_MODEL = {INSPECT} | steps(PREDICT_STEPS, NAMES)
+ALL_STEPS = steps(PREPARE_STEPS, NAMES) | {TRAIN} | ADMIT | ON_MODEL
 
 
 # A plan
@@ -136,7 +139,7 @@ def test_a_plan_for_an_empty_disk_shows_every_step_and_predicts_after_training(e
     shown = empty.run("-n")
     assert empty.plan() == ALL_STEPS
     assert re.search(rf"rule {INSPECT[0]}:\n    input: {MODEL}\n", shown)
-    assert empty.plan("train") == ALL_STEPS - ON_MODEL
+    assert empty.plan("train") == ALL_STEPS - ON_MODEL - ADMIT
 
 
 def test_all_mistakes_of_a_training_are_listed_without_a_traceback(empty):
@@ -195,14 +198,14 @@ def test_what_matters_to_the_training_alone_runs_only_the_training(lab, change):
 def test_a_changed_tomogram_reruns_its_own_files_and_the_training(lab):
     with mrcfile.open(lab.folder / RAW / "TS_1.mrc", "r+") as mrc:
         mrc.data[:] += np.random.default_rng(9).normal(size=SHAPE).astype(np.float32)
-    own = {("raw_scale_tomogram", "TS_1"), ("semantic_cut_patches", "TS_1")}
+    own = steps(["raw_scale_tomogram", *CHECK_STEPS, "semantic_cut_patches"], ["TS_1"])
     assert lab.plan("train") == own | {TRAIN}
 
 
 def test_changed_labels_rerun_their_own_files_and_the_training(lab):
     with mrcfile.open(lab.folder / "labels" / "truth" / "TS_1.mrc", "r+") as mrc:
         mrc.data[0] = 1
-    assert lab.plan("train") == steps(PATCH_STEPS, ["TS_1"]) | {TRAIN}
+    assert lab.plan("train") == steps([*CHECK_STEPS, *PATCH_STEPS], ["TS_1"]) | {TRAIN}
 
 
 @pytest.mark.parametrize(
@@ -216,12 +219,12 @@ def test_other_patches_are_cut_and_trained_on(lab, change):
 
 def test_other_selected_labels_rerun_everything_from_the_filter_on(lab):
     lab.write_training(selected_labels=[1])
-    assert lab.plan("train") == steps(PATCH_STEPS, NAMES) | {TRAIN}
+    assert lab.plan("train") == steps([*CHECK_STEPS, *PATCH_STEPS], NAMES) | {TRAIN}
 
 
 def test_a_new_tomogram_is_prepared_alone_and_trained_on(lab):
     lab.write_labels("TS_2")
-    new = steps(["raw_scale_tomogram", *PATCH_STEPS], ["TS_2"])
+    new = steps(PREPARE_STEPS, ["TS_2"])
     assert lab.plan("train") == new | {TRAIN}
 
 
@@ -257,7 +260,7 @@ def test_a_label_that_the_network_has_no_class_for_is_named_before_the_training(
     lab.write_training(selected_labels=None)
     shown = lab.run("train", fails=True)
     _, summary = shown.split("jobs failed:")
-    assert re.search(r"semantic_measure_distances TS_1: labels/kept/TS_1.mrc: .*3", summary)
+    assert re.search(r"scaled_admit_to_train TS_1: labels/truth/TS_1.mrc: .*label 3", summary)
     assert "Traceback" not in shown
     assert not [line for line in summary.splitlines() if "train_model" in line]
 
@@ -317,7 +320,8 @@ def test_labels_are_made_from_positions_and_masks_and_trained_on(empty):
     )
     made = steps(["spheres_label_particles", "both_merge_labels"], ["TS_1", "TS_10"])
     assert empty.plan("label") == made | {("shapes_label_averages", "TS_1")}
-    prepared = ["raw_scale_tomogram", "semantic_measure_distances", "semantic_cut_patches"]
+    prepared = ["raw_scale_tomogram", *CHECK_STEPS, "semantic_measure_distances"]
+    prepared += ["semantic_cut_patches"]
     wanted = made | steps(prepared, ["TS_1", "TS_10"]) | {TRAIN}
     assert empty.plan("train") == wanted
     empty.run("patches/TS_1_patches.h5", "labels/shapes/TS_1.mrc")

@@ -114,7 +114,12 @@ def steps(rules, names):
 
 
 PREDICTION_STEPS = ("score_voxels", "label_voxels")
-ALL_STEPS = ["raw_scale_tomogram", *(f"{a}_{b}" for a in STAGES for b in PREDICTION_STEPS)]
+CHECK_STEPS = ["scaled_check_tomogram", "scaled_admit_to_predict"]
+ALL_STEPS = [
+    "raw_scale_tomogram",
+    *CHECK_STEPS,
+    *(f"{a}_{b}" for a in STAGES for b in PREDICTION_STEPS),
+]
 
 
 def fill(lab):
@@ -220,7 +225,7 @@ def test_a_target_without_anything_to_make_is_an_error(empty):
         shown = empty.run(*dry, "--", "demo", fails=True)
         assert "the configuration names nothing for the target demo" in shown
         assert "Traceback" not in shown
-    assert len(empty.plan()) == 17  # no lock was left behind
+    assert len(empty.plan()) == 23  # no lock was left behind
 
 
 @pytest.mark.parametrize("name", ["TS_" + 30 * "0", 25 * "ab", 101 * "x"])
@@ -250,7 +255,7 @@ def test_a_plan_for_5000_tomograms_takes_seconds_not_minutes(tmp_path):
     seconds = []
     for _ in range(2):  # the better of two, since other programs slow this one down
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert re.search(r"^total +20003$", lab.run("-n"), re.MULTILINE)
+        assert re.search(r"^total +30003$", lab.run("-n"), re.MULTILINE)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         seconds.append(used)
@@ -331,11 +336,12 @@ def test_a_lamella_threshold_reruns_what_reads_the_mask_too(lab):
 
 
 @pytest.mark.parametrize(
-    "change", [{"parameters__data__max": 2}, {"hyper_parameters__precision": "bf16"}]
+    ("change", "checks"),
+    [({"parameters__data__max": 2}, CHECK_STEPS), ({"hyper_parameters__precision": "bf16"}, [])],
 )
-def test_what_changes_the_scores_reruns_the_stage(lab, change):
+def test_what_changes_the_scores_reruns_the_stage(lab, change, checks):
     lab.write_stage("semantic", **change)
-    assert lab.plan() == steps(["semantic_score_voxels", "semantic_label_voxels"], NAMES)
+    assert lab.plan() == steps([*checks, "semantic_score_voxels", "semantic_label_voxels"], NAMES)
 
 
 def test_what_changes_only_the_speed_reruns_nothing(lab):

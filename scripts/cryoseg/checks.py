@@ -1,14 +1,11 @@
 """What must hold of a tomogram before the network is given it."""
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
 
-from cryoseg.errors import InputError
+from cryoseg.findings import ERROR, WARNING, Finding, raise_or_warn
 from cryoseg.volumes import slabs
-
-log = logging.getLogger("cryoseg")
 
 # A volume scaled by percentiles has next to nothing outside; one that was never scaled, half.
 WARN_OUTSIDE, REFUSE_OUTSIDE = 0.01, 0.5
@@ -56,34 +53,38 @@ def check_intensities(name, volume, lowest=-np.inf, highest=np.inf):
     Returns its Intensities.
     """
     found = survey(volume, lowest, highest)
+    raise_or_warn(judge_intensities(name, found, lowest, highest))
+    return found
+
+
+def judge_intensities(name, found, lowest, highest):
+    """Findings about the Intensities of a tomogram; the arguments as of check_intensities."""
     if found.not_finite:
-        raise InputError(
-            f"{name}: {found.not_finite} of {found.voxels} voxels are NaN or infinite; every voxel "
-            "must be a number: reconstruct or copy the tomogram anew"
-        )
+        sentence = f"{name}: {found.not_finite} of {found.voxels} voxels are NaN or infinite"
+        remedy = "every voxel must be a number: reconstruct or copy the tomogram anew"
+        return [Finding(ERROR, sentence, remedy)]
     if found.lowest == found.highest:
-        raise InputError(
-            f"{name}: every voxel is {found.lowest:g}; a tomogram must have contrast: "
-            "reconstruct or copy it anew"
-        )
+        sentence = f"{name}: every voxel is {found.lowest:g}"
+        remedy = "a tomogram must have contrast: reconstruct or copy it anew"
+        return [Finding(ERROR, sentence, remedy)]
     share = found.outside / found.voxels
     text = (
         f"{name}: {share:.1%} of the voxels lie outside parameters.data.min..max = "
         f"{lowest:g}..{highest:g}, the tomogram spans {found.lowest:g}..{found.highest:g}"
     )
     if share > REFUSE_OUTSIDE:
-        raise InputError(
-            f"{text}; scale it first (a scale: entry in config.yaml) or set min and max"
-        )
+        remedy = "scale it first (a scale: entry in config.yaml) or set min and max"
+        return [Finding(ERROR, text, remedy)]
+    findings = []
     if share > WARN_OUTSIDE:
-        log.warning("%s; these are clipped", text)
+        findings.append(Finding(WARNING, text, "these are clipped"))
     if np.isfinite(highest - lowest) and _spanned(found, lowest, highest) < WARN_NARROW:
-        log.warning(
-            "%s: the tomogram spans %g..%g, next to nothing of parameters.data.min..max = %g..%g; "
-            "are min and max those of these tomograms?",
-            name, found.lowest, found.highest, lowest, highest,
-        )  # fmt: skip
-    return found
+        sentence = (
+            f"{name}: the tomogram spans {found.lowest:g}..{found.highest:g}, next to nothing of "
+            f"parameters.data.min..max = {lowest:g}..{highest:g}"
+        )
+        findings.append(Finding(WARNING, sentence, "are min and max those of these tomograms?"))
+    return findings
 
 
 def _spanned(found, lowest, highest):
@@ -97,17 +98,21 @@ def check_alike(name, tomogram, what, other):
     name: of the tomogram; what: of the other volume, with its verb, e.g. "labels are"
     A voxel size of 0 is unknown.
     """
-    if other.shape != tomogram.shape:
-        raise InputError(
-            f"{name}: {what} {_text(other.shape)}, tomogram is {_text(tomogram.shape)}; they must "
-            "match"
-        )
+    raise_or_warn(judge_alike(name, tomogram, what, other))
+
+
+def judge_alike(name, tomogram, what, other):
+    """Findings about a volume that belongs to a tomogram; the arguments as of check_alike."""
+    if tuple(other.shape) != tuple(tomogram.shape):
+        sentence = f"{name}: {what} {_text(other.shape)}, tomogram is {_text(tomogram.shape)}"
+        return [Finding(ERROR, sentence, "they must match")]
     sizes = np.array([tomogram.voxel_size, other.voxel_size])
-    if sizes.all() and not np.allclose(*sizes, rtol=0.01):
-        log.warning(
-            "%s: %s of voxels of %s Angstrom, tomogram is of %s; taken for the same voxels",
-            name, what, _text(sizes[1]), _text(sizes[0]),
-        )  # fmt: skip
+    if not sizes.all() or np.allclose(*sizes, rtol=0.01):
+        return []
+    sentence = (
+        f"{name}: {what} of voxels of {_text(sizes[1])} Angstrom, tomogram is of {_text(sizes[0])}"
+    )
+    return [Finding(WARNING, sentence, "taken for the same voxels")]
 
 
 def _text(numbers):

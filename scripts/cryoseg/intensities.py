@@ -1,4 +1,6 @@
-"""Intensities of a tomogram: exact percentiles and scaling to [0, 1] in little memory."""
+"""Intensities of a tomogram: statistics, exact percentiles, scaling to [0, 1], in little memory."""
+
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -9,6 +11,148 @@ from cryoseg.volumes import slabs
 COUNTING_BYTES = 16
 # Sort keys are counted by 16 bits at a time: 65,536 counters, and float32 takes two passes.
 DIGIT_BITS = 16
+# Protein is smaller than these squares of a section are wide, and noise is averaged out in them.
+GRAIN = 4
+# About so many sections tell what a volume's intensities are like.
+SAMPLED_SECTIONS = 64
+
+
+@dataclass
+class Statistics:
+    """What the voxels of a volume are like; None where no voxel is finite.
+
+    lowest, highest:   of the finite voxels
+    percentiles:       {percentage: intensity} of the finite voxels, exact
+    nan, infinite:     how many voxels are
+    outside:           for each range asked about, how many finite voxels lie below or above it
+    constant_sections: sections along Z that hold one value
+    skewness:          of means over squares of GRAIN voxels; below 0 where rarer matter is dark
+    squares:           how many of these there were
+    """
+
+    voxels: int
+    outside: list[int]
+    lowest: float | None = None
+    highest: float | None = None
+    percentiles: dict[float, float | None] = field(default_factory=dict)
+    nan: int = 0
+    infinite: int = 0
+    constant_sections: int = 0
+    skewness: float | None = None
+    squares: int = 0
+
+
+def statistics(volume, percentages, ranges=()):
+    """Statistics of a Volume, whatever it holds; two passes over float32, one over other types.
+
+    percentages: each 0 to 100; ranges: (lowest, highest) pairs to count the voxels outside of
+    """
+    found = Statistics(volume.data.size, [0] * len(ranges))
+    dtype = volume.dtype
+    shift = max(0, 8 * dtype.itemsize - DIGIT_BITS)
+    raw, grains = np.zeros(1 << DIGIT_BITS, np.int64), []
+    step = -(-volume.shape[0] // SAMPLED_SECTIONS)
+    for piece in slabs(volume.shape, COUNTING_BYTES):
+        values = volume[piece]
+        raw += np.bincount(_upper_bits(values, shift).ravel(), minlength=len(raw))
+        _survey(values, ranges, found)
+        grains.append(_grains(values[-piece.start % step :: step]))
+    counts = _in_order(raw, dtype)
+    if dtype.kind == "f":
+        first, last = (int(key) >> shift for key in _sort_keys(np.array([-np.inf, np.inf], dtype)))
+        counts[: first + 1] = counts[last:] = 0
+    finite = int(counts.sum())
+    if finite:
+        places = [percentage / 100 * (finite - 1) for percentage in percentages]
+        values = _interpolated(volume, counts, shift, places)
+        found.percentiles = dict(zip(percentages, values, strict=True))
+        means = np.concatenate(grains)
+        found.skewness, found.squares = _skewness(means), means.size
+    else:
+        found.percentiles = dict.fromkeys(percentages)
+    return found
+
+
+def _survey(values, ranges, found):
+    """Add what can be seen in one slab, without order, to the Statistics."""
+    flat = values.reshape(len(values), -1)
+    lows, highs = flat.min(axis=1), flat.max(axis=1)
+    found.constant_sections += int(np.count_nonzero(lows == highs))
+    low, high = float(lows.min()), float(highs.max())
+    if not np.isfinite(low) or not np.isfinite(high):  # a NaN anywhere is the minimum
+        nan = int(np.count_nonzero(np.isnan(values)))
+        values = values[np.isfinite(values)]
+        found.nan += nan
+        found.infinite += flat.size - values.size - nan
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
+    found.lowest = low if found.lowest is None else min(low, found.lowest)
+    found.highest = high if found.highest is None else max(high, found.highest)
+    for index, (lowest, highest) in enumerate(ranges):
+        if low < lowest:
+            found.outside[index] += int(np.count_nonzero(values < lowest))
+        if high > highest:
+            found.outside[index] += int(np.count_nonzero(values > highest))
+
+
+def _upper_bits(values, shift):
+    """The upper 16 bits of each value, or all of a smaller one, as they lie in memory."""
+    bits = values.view(f"u{values.itemsize}")
+    return (bits >> shift).astype(np.uint16) if shift else bits
+
+
+def _in_order(raw, dtype):
+    """Counts by upper bits, as counts by the digits of sort keys."""
+    bits = np.arange(1 << min(DIGIT_BITS, 8 * dtype.itemsize))
+    # Flipping bits makes sort keys, so the upper bits of a type flip as those of a shorter one do.
+    small = np.dtype(f"{dtype.kind}{min(2, dtype.itemsize)}")
+    counts = np.zeros_like(raw)
+    counts[_sort_keys(bits.astype(f"u{small.itemsize}").view(small))] = raw[: len(bits)]
+    return counts
+
+
+def _grains(values):
+    """Means of a slab over squares of GRAIN voxels within sections; those that are finite."""
+    depth, height, width = values.shape
+    rows, columns = height // GRAIN, width // GRAIN
+    if not rows or not columns:
+        return np.zeros(0, np.float32)
+    squares = values[:, : rows * GRAIN, : columns * GRAIN].astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Of the rows first, where the memory is contiguous.
+        squares = squares.reshape(depth, rows, GRAIN, -1).sum(axis=2)
+        means = squares.reshape(depth, rows, columns, GRAIN).sum(axis=3).ravel() / GRAIN**2
+    return means[np.isfinite(means)]
+
+
+def _skewness(values):
+    """Third standardised moment, of what lies within percentiles 0.1 to 99.9; None without spread.
+
+    Beyond lie gold beads, hot pixels and edges, of which few would outweigh all else.
+    """
+    if values.size < 2:
+        return None
+    low, high = np.percentile(values, (0.1, 99.9))
+    centred = np.clip(values, low, high).astype(np.float64)
+    centred -= centred.mean()
+    variance = np.mean(centred**2)
+    if not variance > 0 or not np.isfinite(variance):
+        return None
+    return float(np.mean(centred**3) / variance**1.5)
+
+
+def _interpolated(volume, counts, shift, places):
+    """Values at ``places`` between ranks, linearly; the others as of _values_at."""
+    floors, last = [int(place) for place in places], int(counts.sum()) - 1
+    neighbours = sorted({rank for floor in floors for rank in (floor, floor + 1)})
+    ranks = [min(rank, last) for rank in neighbours]
+    values = _values_at(volume, counts, shift, ranks)
+    ordered = dict(zip(neighbours, values, strict=True))
+    return [
+        ordered[floor] + (ordered[floor + 1] - ordered[floor]) * (place - floor)
+        for place, floor in zip(places, floors, strict=True)
+    ]
 
 
 def intensity_range(volume, lower, upper):
@@ -38,29 +182,26 @@ def percentiles(volume, percentages):
     over float32; memory does not grow with the volume.
     Raises InputError for NaN or infinite voxels.
     """
-    places = [percentage / 100 * (volume.data.size - 1) for percentage in percentages]
-    floors = [int(place) for place in places]
-    neighbours = sorted({rank for floor in floors for rank in (floor, floor + 1)})
-    ranks = [min(rank, volume.data.size - 1) for rank in neighbours]
-    ordered = dict(zip(neighbours, _order_statistics(volume, ranks), strict=True))
-    return [
-        ordered[floor] + (ordered[floor + 1] - ordered[floor]) * (place - floor)
-        for place, floor in zip(places, floors, strict=True)
-    ]
-
-
-def _order_statistics(volume, ranks):
-    """The values that would stand at ``ranks`` if all voxels were sorted, as Python floats."""
     dtype = volume.dtype
     shift = max(0, 8 * dtype.itemsize - DIGIT_BITS)
     counts = _count_digits(volume, shift)
     if dtype.kind == "f":
         _check_finite(volume, counts, dtype, shift)
+    places = [percentage / 100 * (volume.data.size - 1) for percentage in percentages]
+    return _interpolated(volume, counts, shift, places)
+
+
+def _values_at(volume, counts, shift, ranks):
+    """The values that would stand at ``ranks`` if all voxels were sorted, as Python floats.
+
+    counts: of the upper digits of their keys (see _count_digits), of the voxels to be sorted
+    """
+    dtype = volume.dtype
     digits, rests = _locate(counts, ranks)
     if not shift:
         return [float(value) for value in _values(digits, dtype)]
     keys = []
-    lower_counts = _count_digits(volume, 0, shift, sorted(set(digits)))
+    lower_counts = _count_lower_digits(volume, shift, sorted(set(digits)))
     for digit, rest in zip(digits, rests, strict=True):
         (lower_digit,), _ = _locate(lower_counts[digit], [rest])
         keys.append(digit << shift | lower_digit)
@@ -75,20 +216,28 @@ def _locate(counts, ranks):
     return digits, rests
 
 
-def _count_digits(volume, shift, upper_shift=None, uppers=None):
-    """How often each 16-bit digit ``key >> shift`` occurs: an array with a count per digit.
-
-    With ``uppers``: a dict of such arrays, counting only keys whose ``key >> upper_shift`` it is.
-    """
-    length = 1 << DIGIT_BITS
-    counts = {upper: np.zeros(length, np.int64) for upper in (uppers or [None])}
+def _count_digits(volume, shift):
+    """How often each upper digit ``key >> shift`` of 16 bits occurs: an array with a count each."""
+    raw = np.zeros(1 << DIGIT_BITS, np.int64)
     for piece in slabs(volume.shape, COUNTING_BYTES):
-        keys = _sort_keys(volume[piece]).ravel()
+        raw += np.bincount(_upper_bits(volume[piece], shift).ravel(), minlength=len(raw))
+    return _in_order(raw, volume.dtype)
+
+
+def _count_lower_digits(volume, shift, uppers):
+    """The same of the lower digits, for each of the upper ones: {upper: array}."""
+    length = 1 << DIGIT_BITS
+    counts = {upper: np.zeros(length, np.int64) for upper in uppers}
+    # Few voxels have one of these upper digits; only their keys are worked out.
+    wanted = np.zeros(length, bool)
+    wanted[_values(np.array(uppers) << shift, volume.dtype).view(np.uint32) >> shift] = True
+    for piece in slabs(volume.shape, COUNTING_BYTES):
+        values = volume[piece]
+        keys = _sort_keys(values[wanted[_upper_bits(values, shift)]])
         for upper, count in counts.items():
-            chosen = keys if upper is None else keys[keys >> upper_shift == upper]
-            digits = (chosen >> shift).astype(np.uint16)  # keeps the lower 16 bits of what is left
+            digits = keys[keys >> shift == upper].astype(np.uint16)  # keeps the lower 16 bits
             count += np.bincount(digits, minlength=length)
-    return counts if uppers else counts[None]
+    return counts
 
 
 def _sort_keys(values):

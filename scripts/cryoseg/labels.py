@@ -3,6 +3,7 @@
 import numpy as np
 
 from cryoseg.errors import InputError
+from cryoseg.findings import ERROR, Finding
 from cryoseg.volumes import open_labels, open_volume
 
 # Counts in no loss, no metric, no choice of patches.
@@ -44,9 +45,18 @@ class ClassLabels:
         return values.astype(np.uint8, copy=False)
 
     def _refuse(self, values):
-        found = ", ".join(f"{value:g}" for value in np.unique(values)[:5])
         raise InputError(
-            f"{self._path}: {values.size} voxels have label {found}; labels must be 0 to "
-            f"{self._classes - 1}, or 255 to be ignored: check parameters.network.out_channels, "
-            "or choose labels with labels_folder_for_filtering and selected_labels"
+            str(wrong_labels(self._path, values.size, np.unique(values), self._classes))
         )
+
+
+def wrong_labels(path, voxels, values, classes):
+    """The Finding that so many voxels of a file have labels, ``values``, that are no classes."""
+    found = ", ".join(f"{value:g}" for value in values[:5])
+    return Finding(
+        ERROR,
+        f"{path}: {voxels} voxels have label {found}",
+        f"labels must be 0 to {classes - 1}, or 255 to be ignored: check "
+        "parameters.network.out_channels, or choose labels with labels_folder_for_filtering and "
+        "selected_labels",
+    )

@@ -7,6 +7,14 @@ to run the step again. plan_labels.py and plan_training.py do this for labels an
 import json
 
 from cryoseg.folders import spelled
+from cryoseg.plan_checks import (
+    admissions,
+    check_names,
+    checked_for,
+    checks,
+    companions_of,
+    positions_of,
+)
 from cryoseg.plan_labels import labelling
 from cryoseg.plan_parts import INTENSITY_KEYS, aliases, records, volume, with_aliases
 from cryoseg.plan_training import training
@@ -14,7 +22,11 @@ from cryoseg.volume_folders import Tomograms
 
 __all__ = [
     "aliases",
+    "checked_for",
+    "checks",
+    "companions_of",
     "labelling",
+    "positions_of",
     "training",
     "with_aliases",
 ]  # for the rules, which know this module only
@@ -99,6 +111,7 @@ def prediction(stages, name):
         "extension": tomograms.extension,
         "checkpoint": stages.checkpoint(stage["trained_model"]),
         "predictions": spelled(stage["prediction_folder"]),
+        "admitted": admissions(stages, "predict", name),
     }
     if masks := stages.masks(name):
         paths |= {"masks": masks[0], "mask_ending": masks[1]}
@@ -173,6 +186,8 @@ def targets(stages):
         ends = ["_preds.h5", f"_preds{extension}"][: 1 + stage["save_original_file_extension"]]
         for each in stages.names_to_predict(name):
             files["predict"] += [f"{folder}/{each}{end}" for end in ends]
+    names = sorted(set(check_names(stages).values()))
+    files["check"] = [f"checks/{check}.tsv" for check in names]
     steps = ("simulate", "scale", "label", "train", "predict")
     return files | {"all": [file for step in steps for file in files[step]]}
 

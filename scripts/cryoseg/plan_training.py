@@ -3,6 +3,7 @@
 from cryoseg import schema_check
 from cryoseg.folders import spelled
 from cryoseg.job_resources import TRAIN_THREADS
+from cryoseg.plan_checks import admissions
 from cryoseg.plan_parts import aliases, records, volume, with_aliases
 from cryoseg.training_stages import PATCH_KEYS, training_folders
 
@@ -39,6 +40,7 @@ def training(stages, name):
         "distances": folders["distances"],
         "patches": folders["patches"],
         "models": f"{folders['logs']}/model",
+        "admitted": admissions(stages, "train", name),
     }
     if filtered:
         paths |= {"unfiltered": filtered[0], "unfiltered_ending": filtered[1]}

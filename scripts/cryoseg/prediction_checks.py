@@ -5,6 +5,7 @@ from collections import Counter
 
 from cryoseg import folders
 from cryoseg.folders import nearest, some
+from cryoseg.name_checks import look_alikes
 
 
 def stage_mistakes(stages, name, begin):
@@ -45,7 +46,8 @@ def _mask_mistakes(stages, name, begin):
     ]
     if lacking:
         what = f"{writer} makes no mask" if writer else f"{place} holds no NAME{ending}"
+        near = "" if writer else look_alikes(place, ending, lacking)
         yield (
-            f"{begin}mask_folder: {what} for {some(lacking)}; "
+            f"{begin}mask_folder: {what} for {some(lacking)}{near}; "
             "make these masks, or leave the tomograms out with test_files"
         )

@@ -5,6 +5,7 @@ from collections import Counter
 
 from cryoseg import folders
 from cryoseg.folders import identity, nearest, some, unusable_path
+from cryoseg.name_checks import look_alikes
 
 FILE_KEYS = ("train_files", "val_files", "test_files")
 RANGES = (
@@ -198,7 +199,8 @@ def _companion_mistakes(stages, name, names, begin, read):
     ]
     if lacking:
         makes = f"{writer} makes no {what}" if writer else f"{folder} holds no NAME{ending}"
-        yield f"{begin}{key}: {makes} for {some(lacking)}; {remedy}"
+        near = "" if writer else look_alikes(folder, ending, lacking)
+        yield f"{begin}{key}: {makes} for {some(lacking)}{near}; {remedy}"
 
 
 def checkpoint_mistakes(stages, path, begin, key):

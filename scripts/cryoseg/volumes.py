@@ -1,6 +1,7 @@
 """Volumes on disk: MRC files that are mapped, not loaded, masks, and outputs written aside."""
 
 import logging
+import math
 import mmap
 import os
 import shutil
@@ -94,7 +95,7 @@ def open_volume(path):
     dtype = mrc_headers.voxel_type(path, header)
     shape = mrc_headers.volume_shape(path, header)
     start = header.nbytes + int(header.nsymbt)
-    expected = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    expected = start + dtype.itemsize * math.prod(shape)  # of a damaged header, beyond 64 bits
     if byte_count < expected:
         raise InputError(
             f"{path}: the file is truncated: {shape[0]} x {shape[1]} x {shape[2]} voxels of "

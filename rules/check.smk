@@ -1,0 +1,125 @@
+"""One folder of tomograms that are predicted or trained on, checked before any job that takes long.
+
+In:  <tomograms>/{tomogram}<extension>, the masks and labels that belong to it, files of positions
+Out: <checks>/{tomogram}.json, what it is like and what is wrong with it
+     <checks>/predict/{tomogram}.admitted and <checks>/train/{tomogram}.admitted, if it can be used
+     <table>, a row for each tomogram
+
+A check never fails for what is wrong with a tomogram, so that the table can be made; admitting the
+tomogram does, which keeps it alone from what comes next.
+"""
+
+from functools import partial
+from tempfile import gettempdir
+
+from cryoseg.job_resources import SLABWISE_MB, slabwise_minutes, voxel_count
+from cryoseg.plan import checked_for, companions_of, positions_of
+
+voxels = partial(voxel_count, config["volume"])
+# Snakemake's own default, found once, as in predict.smk.
+tmpdir = gettempdir()
+
+
+rule check_tomogram:
+    """Read a tomogram once and write down what it is like and what is wrong with it."""
+    input:
+        tomogram="<tomograms>/{tomogram}<extension>",
+        companions=lambda wildcards: companions_of(config, wildcards.tomogram),
+        positions=lambda wildcards: positions_of(config, wildcards.tomogram),
+    output:
+        findings="<checks>/{tomogram}.json",
+    log:
+        "<logs>/check_tomogram/{tomogram}.log",
+    benchmark:
+        "<benchmarks>/check_tomogram/{tomogram}.tsv"
+    wildcard_constraints:
+        tomogram="[^/]+",
+    group:
+        "cpu_check"
+    conda:
+        "../envs/cryoseg.yaml"
+    resources:
+        tmpdir=tmpdir,
+        mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+        runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
+    params:
+        settings=lambda wildcards: checked_for(config, wildcards.tomogram),
+    script:
+        "../scripts/check_tomogram.py"
+
+
+if "predict" in config["sections"]:
+
+    rule admit_to_predict:
+        """Let a tomogram be predicted, unless its check found an error."""
+        input:
+            findings="<checks>/{tomogram}.json",
+        output:
+            admitted="<checks>/predict/{tomogram}.admitted",
+        log:
+            "<logs>/admit_to_predict/{tomogram}.log",
+        benchmark:
+            "<benchmarks>/admit_to_predict/{tomogram}.tsv"
+        wildcard_constraints:
+            tomogram="[^/]+",
+        group:
+            "cpu_check"
+        conda:
+            "../envs/cryoseg.yaml"
+        resources:
+            tmpdir=tmpdir,
+            mem_mb=500,
+            runtime=10,
+        params:
+            settings={"section": "predict"},
+        script:
+            "../scripts/admit_tomogram.py"
+
+
+if "train" in config["sections"]:
+
+    rule admit_to_train:
+        """Let a tomogram be trained on, unless its check found an error."""
+        input:
+            findings="<checks>/{tomogram}.json",
+        output:
+            admitted="<checks>/train/{tomogram}.admitted",
+        log:
+            "<logs>/admit_to_train/{tomogram}.log",
+        benchmark:
+            "<benchmarks>/admit_to_train/{tomogram}.tsv"
+        wildcard_constraints:
+            tomogram="[^/]+",
+        group:
+            "cpu_check"
+        conda:
+            "../envs/cryoseg.yaml"
+        resources:
+            tmpdir=tmpdir,
+            mem_mb=500,
+            runtime=10,
+        params:
+            settings={"section": "train"},
+        script:
+            "../scripts/admit_tomogram.py"
+
+
+rule tabulate_checks:
+    """Tabulate the checks of all tomograms, with names of files that nearly match."""
+    input:
+        findings=lambda wildcards: config["findings"],
+    output:
+        table="<table>",
+    log:
+        "<logs>/tabulate_checks.log",
+    benchmark:
+        "<benchmarks>/tabulate_checks.tsv"
+    conda:
+        "../envs/cryoseg.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+        runtime=30,
+    params:
+        settings=config["folders"],
+    script:
+        "../scripts/tabulate_checks.py"

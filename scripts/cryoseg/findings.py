@@ -1,0 +1,86 @@
+"""What a check finds: how bad it is, a sentence, and what can be done about it."""
+
+import logging
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from cryoseg.errors import InputError
+
+log = logging.getLogger("cryoseg")
+
+ERROR, WARNING = "error", "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong, or may be.
+
+    level:    "error" for what cannot be worked with, "warning" for what is doubtful
+    sentence: names the file, what was found and what is needed
+    remedy:   what to do; empty where the sentence says it
+    """
+
+    level: str
+    sentence: str
+    remedy: str = ""
+
+    def __str__(self):
+        return f"{self.sentence}; {self.remedy}" if self.remedy else self.sentence
+
+    def as_dict(self):
+        return asdict(self)
+
+
+def finding_of(level, text):
+    """The Finding that a message tells of; the remedy follows its first semicolon."""
+    sentence, _, remedy = " ".join(str(text).split()).partition("; ")
+    return Finding(level, sentence, remedy)
+
+
+def raise_or_warn(findings):
+    """Raise InputError for the first error; log what comes before it as warnings."""
+    for finding in findings:
+        if finding.level == ERROR:
+            raise InputError(str(finding))
+        log.warning("%s", finding)
+
+
+@contextmanager
+def overheard():
+    """Yield a list that gets a Finding for each warning logged within the block, and for its end.
+
+    The log itself stays silent meanwhile: whoever listens tells it. An InputError, or a system's
+    refusal to read a file, ends the block as an error that was found.
+    """
+    found = []
+    listener = _Listener(found)
+    handlers, log.handlers = log.handlers, [listener]
+    propagate, log.propagate = log.propagate, False
+    try:
+        yield found
+    except InputError as error:
+        found.append(finding_of(ERROR, error))
+    except OSError as error:
+        where = error.filename or "a file"
+        found.append(
+            Finding(
+                ERROR,
+                f"{where}: it cannot be read ({error.strerror or error})",
+                "see to it that you may read it, and that its disk is there",
+            )
+        )
+    finally:
+        log.handlers, log.propagate = handlers, propagate
+
+
+class _Listener(logging.Handler):
+    """A handler that turns warnings into findings."""
+
+    def __init__(self, found):
+        super().__init__(logging.WARNING)
+        self._found = found
+
+    def emit(self, record):
+        finding = finding_of(WARNING, record.getMessage())
+        if finding not in self._found:
+            self._found.append(finding)

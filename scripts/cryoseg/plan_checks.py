@@ -1,0 +1,200 @@
+"""What the rules that check tomograms are given: one folder of tomograms each.
+
+Entries that read the same folder share its check. What a step of this workflow writes beside the
+tomograms, such as masks and labels, is checked by the steps that read it: a check that waited for
+it might wait for itself.
+"""
+
+import re
+from collections import Counter
+from hashlib import sha256
+
+from cryoseg.folders import identity, spelled
+from cryoseg.plan_labels import POSITION_KEYS, labelling
+from cryoseg.plan_parts import aliases, records, volume, with_aliases
+from cryoseg.volume_folders import Tomograms
+
+SECTIONS = ("train", "predict")
+# File systems take names of 255 bytes; rules and groups of jobs add to these.
+LONGEST_NAME = 80
+
+
+def check_names(stages):
+    """{(section, entry): name of the check of the tomograms that it reads}.
+
+    The name is that of the folder, whoever reads it: files below checks/NAME are inputs of scores,
+    which another entry must not rename.
+    """
+    read = {
+        (section, name): _place(_tomograms(stages, section, name))
+        for section in SECTIONS
+        for name in getattr(stages, section)
+    }
+    plain = {place: _plain_name(place) for place in set(read.values())}
+    count = Counter(name.lower() for name in plain.values())
+    unique = {
+        place: f"{name}_{sha256(place.encode()).hexdigest()[:8]}"
+        if count[name.lower()] > 1 or len(name) == LONGEST_NAME
+        else name
+        for place, name in plain.items()
+    }
+    return {reader: unique[place] for reader, place in read.items()}
+
+
+def _tomograms(stages, section, name):
+    method = {"train": stages.tomograms_to_train, "predict": stages.tomograms_to_predict}
+    return method[section](name)
+
+
+def _place(tomograms):
+    """A folder and its extension as text, the same however the folder is spelled."""
+    ending = "" if tomograms.extension == ".mrc" else tomograms.extension
+    return spelled(identity(tomograms.folder)) + ending
+
+
+def _plain_name(place):
+    name = re.sub(r"\W+", "_", place, flags=re.ASCII).strip("_")[-LONGEST_NAME:]
+    return name if name[:1].isalpha() else f"tomograms_{name}"[:LONGEST_NAME]
+
+
+def admissions(stages, section, name):
+    """Folder of the files that admit tomograms to an entry."""
+    return f"checks/{check_names(stages)[section, name]}/{section}"
+
+
+def checks(stages):
+    """{name: what rules/check.smk is given} of each folder of tomograms that is read."""
+    readers = {}
+    for reader, check in check_names(stages).items():
+        readers.setdefault(check, []).append(reader)
+    # In one order, however the configuration has them.
+    return {check: _checking(stages, check, sorted(readers[check])) for check in readers}
+
+
+def _checking(stages, check, readers):
+    tomograms = min(
+        (_tomograms(stages, *reader) for reader in readers), key=lambda each: each.folder
+    )
+    read_by, demands, companions = {}, {}, {}
+    for section, name in readers:
+        demand, place = _demand(stages, section, name), _companions(stages, section, name)
+        called = _called(section, name, demand, place)
+        demands[called] = demand
+        if place:
+            companions[called] = place
+        names = stages.names_to_train if section == "train" else stages.names_to_predict
+        for tomogram in names(name):
+            read_by.setdefault(tomogram, set()).add(called)
+    findings = [f"checks/{check}/{tomogram}.json" for tomogram in sorted(read_by)]
+    awkward = aliases({"findings": findings})
+    paths = {
+        "tomograms": tomograms.folder,
+        "extension": tomograms.extension,
+        "checks": f"checks/{check}",
+        "table": f"checks/{check}.tsv",
+    }
+    return {
+        "paths": paths | records(check),
+        "sections": sorted({section for section, _ in readers}),
+        "read_by": {tomogram: sorted(wanted) for tomogram, wanted in read_by.items()},
+        "demands": demands,
+        "companions": companions,
+        "positions": _positions(stages, tomograms),
+        "findings": with_aliases({"findings": findings}, awkward)["findings"],
+        "aliases": awkward,
+        "folders": {
+            "names": tomograms.names,
+            "tomograms": None if tomograms.writer else [tomograms.folder, tomograms.extension],
+            "companions": [
+                [*place, "masks" if demands[called]["section"] == "predict" else "labels"]
+                for called, place in companions.items()
+            ],
+        },
+        "volume": volume(tomograms),
+    }
+
+
+def _demand(stages, section, name):
+    """What an entry wants of its tomograms."""
+    entry = getattr(stages, section)[name]
+    data, network = entry["parameters"]["data"], entry["parameters"]["network"]
+    demand = {"section": section, "min": float(data["min"]), "max": float(data["max"])}
+    if section == "predict":
+        return demand
+    return demand | {
+        "out_channels": network["out_channels"],
+        "patch_size": data["patch_size"],
+        "filtered": bool(entry["labels_folder_for_filtering"]),
+        "selected_labels": entry["selected_labels"],
+        "relabel": entry["relabel"],
+    }
+
+
+def _called(section, name, demand, place):
+    """What a demand is called in the table: stages that want the same are one, whoever they are.
+
+    So nothing is checked anew for one more stage that wants what the others do.
+    """
+    if section == "train":
+        return f"train_{name}"
+    masks = f"_within_{place[0]}" if place else ""
+    return f"predict_{demand['min']:g}..{demand['max']:g}{masks}"
+
+
+def _companions(stages, section, name):
+    """(folder, ending) of the masks or labels that an entry reads and no step writes, or None."""
+    if section == "predict":
+        place = stages.masks(name)
+    else:
+        place = stages.labels_to_filter(name) or stages.labels_to_train(name)
+    return None if place is None or stages.writer_of(place[0]) else place
+
+
+def _positions(stages, tomograms):
+    """[{names, files, settings}] of the entries that label these tomograms at positions."""
+    folders, found = set(), []
+    while isinstance(tomograms, Tomograms):  # scaled ones have the size of those they are made of
+        folders.add(identity(tomograms.folder))
+        tomograms = tomograms.made
+    for name, entry in sorted(stages.label.items()):
+        if entry["kind"] == "merge":
+            continue
+        if identity(stages.tomograms_to_label(name).folder) not in folders:
+            continue
+        given = labelling(stages, name)
+        keys = (*POSITION_KEYS, "labels_of_files", "labels", "per_tomogram")
+        found.append(
+            {
+                "names": dict.fromkeys(stages.names_to_label(name)),
+                "files": given["positions"],
+                "settings": {key: given["settings"][key] for key in keys},
+            }
+        )
+    return found
+
+
+def companions_of(given, tomogram):
+    """Files beside a tomogram that its check reads, with {tomogram} for its name."""
+    wanted = given["read_by"].get(tomogram, ())
+    places = [given["companions"][each] for each in wanted if each in given["companions"]]
+    return [f"{folder}/{{tomogram}}{ending}" for folder, ending in places]
+
+
+def positions_of(given, tomogram):
+    """Files of positions that its check reads."""
+    each = [every["files"] for every in given["positions"] if tomogram in every["names"]]
+    return [file for files in each for file in files]
+
+
+def checked_for(given, tomogram):
+    """What a tomogram is checked for, as scripts/check_tomogram.py wants it."""
+    wanted = given["read_by"].get(tomogram, ())
+    return {
+        "demands": {each: given["demands"][each] for each in wanted},
+        "companions": [each for each in wanted if each in given["companions"]],
+        "positions": [
+            {"files": len(each["files"]), "settings": each["settings"]}
+            for each in given["positions"]
+            if tomogram in each["names"]
+        ],
+    }

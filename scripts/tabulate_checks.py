@@ -1,0 +1,66 @@
+"""Gather the checks of a folder of tomograms into a table, a row for each."""
+
+import csv
+import json
+from pathlib import Path
+
+from cryoseg.findings import ERROR, WARNING, Finding
+from cryoseg.folders import file_names
+from cryoseg.joblog import log_to, logger
+from cryoseg.name_checks import companion_name_findings, tomogram_name_findings
+from cryoseg.volumes import as_list, written_aside
+
+ABOUT_FOLDER = "(folder)"
+
+
+def tabulate_checks(findings, table, *, settings):
+    """Write a table (TSV): measured values, numbers of errors and warnings, and the sentences.
+
+    findings: what check_tomogram wrote of each tomogram
+    settings: the arguments of name_findings; what it finds stands in the first row
+    """
+    rows = [_row({"tomogram": ABOUT_FOLDER}, list(name_findings(**settings)))]
+    for file in as_list(findings):
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        rows.append(_row(content["values"], [Finding(**each) for each in content["findings"]]))
+    columns = dict.fromkeys(column for row in rows[1:] + rows[:1] for column in row)
+    with written_aside(table) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    logger.info(
+        "%d tomograms: %d with errors, %d with warnings; see %s", len(rows) - 1,
+        sum(row["errors"] > 0 for row in rows[1:]), sum(row["warnings"] > 0 for row in rows[1:]),
+        table,
+    )  # fmt: skip
+
+
+def name_findings(names, tomograms, companions):
+    """Findings about the names of files.
+
+    names:      of all tomograms in the folder
+    tomograms:  (folder, extension), or None where a step writes them
+    companions: (folder, ending, "labels" or "masks") of each folder beside them
+    """
+    if tomograms is not None:
+        folder, extension = tomograms
+        yield from tomogram_name_findings(folder, file_names(folder), extension)
+    for folder, ending, what in companions:
+        yield from companion_name_findings(folder, file_names(folder), ending, names, what)
+
+
+def _row(values, findings):
+    """A row of the table; what was found is told in the log, errors as well, for the run's end."""
+    for finding in findings:
+        logger.warning("%s%s", "error: " * (finding.level == ERROR), finding)
+    levels = [finding.level for finding in findings]
+    return values | {
+        "errors": levels.count(ERROR),
+        "warnings": levels.count(WARNING),
+        "findings": " | ".join(f"{finding.level}: {finding}" for finding in findings),
+    }
+
+
+if __name__ == "__main__":
+    with log_to(snakemake.log[0]):
+        tabulate_checks(**snakemake.input, **snakemake.output, **snakemake.params)

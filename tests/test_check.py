@@ -1,0 +1,505 @@
+"""What is wrong with a tomogram is named before anything expensive begins, and stops it alone."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import struct
+from pathlib import Path
+
+import h5py
+import mrcfile
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from admit_tomogram import admit_tomogram
+from check_tomogram import check_tomogram
+from conftest import REPOSITORY
+from cryoseg.errors import InputError
+from cryoseg.intensities import statistics
+from cryoseg.name_checks import companion_name_findings, look_alikes, tomogram_name_findings
+from cryoseg.plan_checks import check_names
+from cryoseg.simulation import simulate
+from cryoseg.stages import Stages
+from cryoseg.tomogram_checks import polarity
+from cryoseg.volumes import open_volume, write_mrc
+from test_workflow import STAGES, Lab, stage_file, steps
+
+SHAPE = (12, 16, 20)
+PREDICT = {"section": "predict", "min": 0, "max": 1}
+TRAIN = {
+    "section": "train",
+    "min": 0,
+    "max": 1,
+    "out_channels": 3,
+    "patch_size": [8, 8, 8],
+    "filtered": False,
+    "selected_labels": None,
+    "relabel": False,
+}
+POSITIONS = {
+    "labels_of_files": None,
+    "labels": 1,
+    "coordinate_voxel_size": None,
+    "name_suffix": "",
+    "per_tomogram": False,
+    "allow_empty": False,
+}
+
+
+def healthy_voxels(seed=0):
+    return np.random.default_rng(seed).uniform(size=SHAPE).astype(np.float32)
+
+
+def write(path, voxels=None, voxel_size=10):
+    with mrcfile.new(path, overwrite=True) as mrc:
+        mrc.set_data(healthy_voxels() if voxels is None else voxels)
+        mrc.voxel_size = voxel_size
+
+
+def changed(change, voxel_size=10):
+    """Write a healthy tomogram whose voxels are changed."""
+
+    def make(path):
+        voxels = healthy_voxels()
+        voxels = voxels if (new := change(voxels)) is None else new
+        write(path, voxels, voxel_size)
+
+    return make
+
+
+def patched(*patches):
+    """Write a healthy tomogram, and then bytes of the file: (offset, bytes)."""
+
+    def make(path):
+        write(path)
+        with open(path, "r+b") as file:
+            for offset, content in patches:
+                file.seek(offset)
+                file.write(content)
+
+    return make
+
+
+def content(data):
+    return lambda path: path.write_bytes(data)
+
+
+def cut(byte_count):
+    def make(path):
+        write(path)
+        path.write_bytes(path.read_bytes()[:byte_count])
+
+    return make
+
+
+def appended(path):
+    write(path)
+    with open(path, "ab") as file:
+        file.write(bytes(10))
+
+
+def put(value, count=1):
+    """Change the first voxels."""
+
+    def change(voxels):
+        voxels.ravel()[:count] = value
+
+    return change
+
+
+def half_zero(voxels):
+    voxels[6:] = 0
+
+
+def sparse_and_dark(voxels):
+    voxels[...] = 0.8 + 0.05 * (voxels - 0.5)
+    voxels[4:8, 4:8, 4:8] = 0.1
+
+
+def whole(x, y, z):
+    return (0, struct.pack("<3i", x, y, z))
+
+
+E, W = "error", "warning"
+TOMOGRAMS = {
+    "text": (content(b"tomogram,x,y,z\n" * 100), E, r"MRC mode \d+ is not read"),
+    "no bytes": (content(b""), E, "the file has 0 bytes, an MRC header alone has 1024"),
+    "half a header": (cut(500), E, "the file has 500 bytes"),
+    "a header alone": (cut(1024), E, "the file is truncated: 12 x 16 x 20 voxels"),
+    "a byte too few": (cut(1023 + 4 * 12 * 16 * 20), E, "the file is truncated"),
+    "no file": (lambda path: None, E, "cannot be read .No such file"),
+    "a folder": (Path.mkdir, E, "there is no such file"),
+    "a link to itself": (lambda path: path.symlink_to(path), E, "cannot be read .Too many levels"),
+    "complex numbers": (patched((12, struct.pack("<i", 4))), E, "mode 4 holds complex numbers"),
+    "packed bits": (patched((12, struct.pack("<i", 101))), E, "MRC mode 101 is not read"),
+    "a negative size": (patched(whole(20, -16, 12)), E, "gives a size of 12 x -16 x 20"),
+    "more voxels than 64 bits count": (patched(whole(*[2**31 - 1] * 3)), E, "is truncated"),
+    "a negative extension": (patched((92, struct.pack("<i", -8))), E, "gives a size of"),
+    "a stack of volumes": (patched((88, struct.pack("<i", 401))), E, "a stack of volumes"),
+    "an image": (patched(whole(20, 192, 1), (88, bytes(4))), E, "a single 2D image"),
+    "NaN": (changed(put(np.nan, 3)), E, "3 of 3840 voxels are NaN or infinite"),
+    "an infinity": (changed(put(-np.inf)), E, "1 of 3840 voxels are NaN or infinite"),
+    "nothing but NaN": (changed(put(np.nan, 3840)), E, "3840 of 3840 voxels are NaN"),
+    "one value": (changed(put(0.5, 3840)), E, "every voxel is 0.5"),
+    "never scaled": (changed(lambda v: 100 * v - 30), E, r"9\d.\d% of the voxels lie outside"),
+    "a few outside": (changed(put(3, 100)), W, r"2.6% of the voxels lie outside"),
+    "hardly any contrast": (changed(lambda v: v / 100), W, "next to nothing of parameters.data"),
+    "a second half of zeros": (changed(half_zero), W, "6 of 12 sections hold one value each"),
+    "dark protein": (changed(sparse_and_dark), W, "protein seems to be black"),
+    "bytes behind": (appended, W, "10 bytes after the data are ignored"),
+    "no letters MAP": (patched((208, bytes(4))), W, "the header lacks the letters MAP"),
+    "no machine stamp": (patched((212, b"\x07\x07")), W, "little-endian is assumed"),
+    "a wrong stamp": (patched((212, b"\x11\x11")), W, "the machine stamp contradicts the mode"),
+    "other axes": (patched((64, struct.pack("<3i", 3, 2, 1))), W, r"axis order \(3, 2, 1\)"),
+    "no voxel size": (changed(lambda v: v, 0), W, "the header has no voxel size"),
+    "a voxel size of NaN": (changed(lambda v: v, np.nan), W, "the header has no voxel size"),
+    "a voxel size of 1": (changed(lambda v: v, 1), W, "the header says 1 Angstrom per voxel"),
+    "voxels that are no cubes": (changed(lambda v: v, (10, 10, 12)), W, "not cubes"),
+    "unsigned bytes": (
+        lambda path: (
+            write(path, (2 * healthy_voxels()).astype(np.int8)),
+            patched_bytes(path, 152, struct.pack("<2i", 1146047817, 0)),
+        ),
+        W,
+        "bytes are read as unsigned",
+    ),
+}
+
+
+def patched_bytes(path, offset, data):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def labels(change, voxel_size=10):
+    """Write labels of two classes that are changed."""
+
+    def make(path):
+        voxels = np.zeros(SHAPE, np.int8)
+        voxels[2:6, 2:6, 2:6], voxels[6:9, 6:9, 6:9] = 1, 2
+        write(path, voxels if (new := change(voxels)) is None else new, voxel_size)
+
+    return make
+
+
+LABELS = {
+    "another shape": (labels(lambda v: v[:6]), {}, E, "labels are 6 x 16 x 20, tomogram is 12 x"),
+    "other voxels": (labels(lambda v: v, 20), {}, W, "labels are of voxels of 20 x 20 x 20"),
+    "a class too many": (labels(put(3, 7)), {}, E, "7 voxels have label 3"),
+    "a negative label": (
+        labels(lambda v: v.astype(np.int16) - 1), {}, E, "labels are -1 to 1; they must",
+    ),
+    "fractions": (labels(lambda v: v.astype(np.float32) / 2), {}, E, "hold no whole number"),
+    "nothing labelled": (labels(lambda v: 0 * v), {}, W, "no voxel has a label of 1 or more"),
+    "nothing but ignored": (labels(lambda v: 0 * v - 1), {}, W, "no voxel has a label of 1"),
+    "text": (content(b"1,2,3\n" * 500), {}, E, r"MRC mode \d+ is not read"),
+    "a label that is selected and nowhere": (
+        labels(lambda v: v), {"filtered": True, "selected_labels": [1, 5], "relabel": True}, W,
+        "selected label 5 occurs nowhere",
+    ),
+    "patches larger than the tomogram": (
+        labels(lambda v: v), {"patch_size": [16, 16, 16]}, E, "patches are 16 x 16 x 16",
+    ),
+}  # fmt: skip
+
+
+def predictions(dataset, shape=SHAPE):
+    def make(path):
+        with h5py.File(path, "w") as file:
+            file[dataset] = np.ones(shape, np.uint8)
+
+    return make
+
+
+MASKS = {
+    "another shape": (predictions("labels", (6, 8, 10)), W, "the mask is 6 x 8 x 10 voxels"),
+    "no dataset of labels": (predictions("mask"), E, "there is no dataset 'labels'"),
+    "an image": (predictions("labels", (8, 8)), E, "the labels have 2 axes"),
+    "text": (content(b"mask"), E, "no HDF5 file can be read here"),
+}
+CSV = {
+    "a position outside": ("TS_1,5,5,5\nTS_1,50,5,5\n", "1 of 2 positions in .* lie outside"),
+    "all outside": ("TS_1,50,5,5\n", "1 of 1 positions in .* lie outside"),
+    "another tomogram's": ("TS_01,5,5,5\n", "no positions of this tomogram.*did you mean|TS_01"),
+    "no numbers": ("TS_1,a,b,c\n", "holds more than numbers"),
+}
+
+
+def checked(folder, demands=None, **files):
+    """Content of what check_tomogram writes of the tomogram TS_1 in a folder."""
+    demands = demands or {"predict_one": PREDICT}
+    positions = files.pop("positions", [])
+    settings = {
+        "demands": demands,
+        "companions": list(files),
+        "positions": [{"files": 1, "settings": POSITIONS} for _ in positions],
+    }
+    check_tomogram(
+        folder / "TS_1.mrc", folder / "TS_1.json", list(files.values()), positions,
+        settings=settings,
+    )  # fmt: skip
+    return json.loads((folder / "TS_1.json").read_text())
+
+
+def findings(content):
+    return [
+        (each["level"], f"{each['sentence']}; {each['remedy']}") for each in content["findings"]
+    ]
+
+
+def assert_found(content, level, sentence):
+    """The finding is there, and no worse one."""
+    found = findings(content)
+    assert any(one == level and re.search(sentence, text) for one, text in found), found
+    assert level == E or not content["stopped"], found
+
+
+def test_a_healthy_tomogram_is_measured_and_nothing_is_found(tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    found = checked(tmp_path)
+    assert found["findings"] == found["stopped"] == []
+    values, voxels = found["values"], healthy_voxels()
+    assert [values[axis] for axis in "zyx"] == list(SHAPE)
+    assert (values["mode"], values["type"], values["voxel_size_z"]) == (2, "float32", 10)
+    assert (values["min"], values["max"]) == (voxels.min(), voxels.max())
+    assert values["0.1 %"] == pytest.approx(np.percentile(voxels, 0.1), rel=1e-6)
+    assert values["polarity"] == "unclear"
+    assert (values["nan"], values["infinite"], values["constant_sections"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("case", TOMOGRAMS)
+def test_an_odd_tomogram_is_named(case, tmp_path):
+    make, level, sentence = TOMOGRAMS[case]
+    make(tmp_path / "TS_1.mrc")
+    content = checked(tmp_path)
+    assert_found(content, level, sentence)
+    assert content["stopped"] == (["predict"] if level == E else [])
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_odd_labels_are_named_and_stop_the_training_only(case, tmp_path):
+    make, changes, level, sentence = LABELS[case]
+    write(tmp_path / "TS_1.mrc")
+    make(tmp_path / "labels.mrc")
+    demands = {"predict_one": PREDICT, "train_one": TRAIN | changes}
+    content = checked(tmp_path, demands, train_one=tmp_path / "labels.mrc")
+    assert_found(content, level, sentence)
+    assert content["stopped"] == (["train"] if level == E else [])
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_odd_masks_are_named(case, tmp_path):
+    make, level, sentence = MASKS[case]
+    write(tmp_path / "TS_1.mrc")
+    make(tmp_path / "TS_1_preds.h5")
+    assert_found(checked(tmp_path, predict_one=tmp_path / "TS_1_preds.h5"), level, sentence)
+
+
+@pytest.mark.parametrize("case", CSV)
+def test_odd_positions_are_warned_of(case, tmp_path):
+    rows, sentence = CSV[case]
+    write(tmp_path / "TS_1.mrc")
+    (tmp_path / "positions.csv").write_text("tomo,z,y,x\n" + rows)
+    content = checked(tmp_path, positions=[tmp_path / "positions.csv"])
+    assert_found(content, W, sentence)
+
+
+def test_labels_are_counted_by_class(tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    labels(lambda v: None)(tmp_path / "labels.mrc")
+    content = checked(tmp_path, {"train_one": TRAIN}, train_one=tmp_path / "labels.mrc")
+    assert content["values"]["label_voxels_train_one"] == "0: 3749, 1: 64, 2: 27"
+    assert content["findings"] == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_an_error(tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    (tmp_path / "TS_1.mrc").chmod(0)
+    assert_found(checked(tmp_path), E, "it cannot be read .Permission denied")
+
+
+def test_what_is_wrong_for_one_of_two_stages_stops_neither(tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    demands = {"predict_one": PREDICT, "predict_other": PREDICT | {"min": 5, "max": 9}}
+    content = checked(tmp_path, demands)
+    assert content["values"]["outside_predict_other"] == 1
+    assert_found(content, W, "outside parameters.data.min..max = 5..9")
+
+
+def test_a_tomogram_is_admitted_unless_an_error_stops_it(tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    (tmp_path / "labels.mrc").write_bytes(b"")
+    demands = {"predict_one": PREDICT, "train_one": TRAIN}
+    checked(tmp_path, demands, train_one=tmp_path / "labels.mrc")
+    admit_tomogram(tmp_path / "TS_1.json", tmp_path / "yes", settings={"section": "predict"})
+    assert (tmp_path / "yes").exists()
+    with pytest.raises(InputError, match=r"labels.mrc: the file has 0 bytes.*; copy it anew"):
+        admit_tomogram(tmp_path / "TS_1.json", tmp_path / "no", settings={"section": "train"})
+    assert not (tmp_path / "no").exists()
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 255), st.integers(-(2**31), 2**31 - 1)), max_size=6))
+def test_no_header_is_too_strange_to_be_checked(tmp_path_factory, words):
+    folder = tmp_path_factory.mktemp("strange")
+    patched(*((4 * place, struct.pack("<i", value)) for place, value in words))(folder / "TS_1.mrc")
+    content = checked(folder)
+    assert all(each["sentence"] for each in content["findings"])
+    assert "z" in content["values"] or content["stopped"]
+
+
+# Intensities
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int16", "uint16", "int8"])
+def test_statistics_are_those_of_numpy(dtype, tmp_path):
+    grey = np.random.default_rng(0).normal(20, 30, size=(70, 9, 11))
+    voxels = np.clip(grey, 0, 255).astype(dtype) if dtype == "uint16" else grey.astype(dtype)
+    if dtype.startswith("float"):
+        voxels.ravel()[:5] = (np.nan, np.inf, np.nan, -np.inf, 1000)
+    write_mrc(tmp_path / "a.mrc", voxels)
+    found = statistics(open_volume(tmp_path / "a.mrc"), (0, 0.1, 50, 99.9, 100), [(0, 40)])
+    finite = voxels[np.isfinite(voxels)].astype(np.float64)
+    for percentage, value in found.percentiles.items():
+        assert value == pytest.approx(np.percentile(finite, percentage), rel=1e-6)
+    assert (found.lowest, found.highest) == (finite.min(), finite.max())
+    assert found.outside == [np.count_nonzero((finite < 0) | (finite > 40))]
+    assert found.nan == np.count_nonzero(np.isnan(voxels))
+    assert found.infinite == np.count_nonzero(np.isinf(voxels))
+
+
+@pytest.mark.parametrize("noise", [0.1, 1])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_polarity_of_simulated_tomograms_is_guessed(noise, sign, tmp_path):
+    tomogram, _, _ = simulate(
+        (48, 96, 96), 24, 1, thickness_nm=60, tilt_range=(-60, 60), noise=noise, membranes=3,
+        large_particles=15, small_particles=20, filaments=5,
+    )  # fmt: skip
+    write_mrc(tmp_path / "a.mrc", sign * tomogram)
+    found = statistics(open_volume(tmp_path / "a.mrc"), (50,))
+    assert polarity(found) == ("black" if sign == 1 else "white"), found.skewness
+
+
+def test_noise_has_no_polarity(tmp_path):
+    for seed in range(5):
+        noise = np.random.default_rng(seed).normal(size=(16, 48, 48)).astype(np.float32)
+        write_mrc(tmp_path / "a.mrc", noise)
+        assert polarity(statistics(open_volume(tmp_path / "a.mrc"), (50,))) == "unclear"
+
+
+def test_the_polarity_of_a_real_tomogram_is_guessed(real_data):
+    (source,) = (path for path in real_data.glob("*.mrc") if path.stem.endswith("A"))
+    assert polarity(statistics(open_volume(source), (50,))) == "black"
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["TS_1.mrc", "TS_01.mrc"], "TS_01, TS_1 are nearly the same"),
+        (["TS_1.mrc", "ts_1.mrc"], "TS_1, ts_1 are nearly the same"),
+        (["TS_1.mrc", "TS-1.mrc"], "TS-1, TS_1 are nearly the same"),
+        (["TS_1.mrc", "TS_1.mrc.mrc"], r"TS_1, TS_1.mrc are nearly the same"),
+        (["TS_1.mrc", "TS_2.MRC"], "TS_2.MRC do not end in .mrc and are not read"),
+        (["TS_1.mrc", "TS_2.rec"], "TS_2.rec do not end in .mrc and are not read"),
+    ],
+)
+def test_names_that_nearly_match_are_named(names, sentence):
+    (found,) = tomogram_name_findings("raw", names, ".mrc")
+    assert re.search(sentence, str(found))
+
+
+def test_names_that_differ_are_no_finding():
+    names = ["TS_1.mrc", "TS_10.mrc", "TS_11.mrc", "notes.txt", "x_10.00Apx.mrc"]
+    assert list(tomogram_name_findings("raw", names, ".mrc")) == []
+
+
+def test_a_file_that_is_missing_is_looked_for_under_names_alike(tmp_path):
+    for name in ("TS_1", "ts_2", "TS_10"):
+        (tmp_path / f"{name}.mrc").touch()
+    found = look_alikes(tmp_path, ".mrc", ["TS_01", "TS_2", "TS_3"])
+    assert found == " (is TS_1.mrc that of TS_01, ts_2.mrc that of TS_2?)"
+    assert look_alikes(tmp_path, ".mrc", ["TS_3"]) == ""
+
+
+def test_labels_without_a_tomogram_are_named():
+    files = ["TS_1.mrc", "TS_02.mrc", "other.mrc"]
+    near, rest = companion_name_findings("labels", files, ".mrc", ["TS_1", "TS_2"], "labels")
+    assert "labels/TS_02.mrc: there is no tomogram TS_02, but TS_2" in str(near)
+    assert "there are labels of other, and no such tomograms" in str(rest)
+
+
+def test_the_name_of_a_check_depends_on_its_folder_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, other = (stage_file(name) | {"file_extension": ".mrc"} for name in STAGES)
+    alone = check_names(Stages(predict={"one": one}))
+    both = check_names(Stages(predict={"a": other, "one": one | {"data_folder": "./scaled/"}}))
+    assert set(alone.values()) == set(both.values()) == {"scaled"}
+    far = check_names(Stages(predict={"x": one | {"data_folder": "/data/é/TS 1"}, "one": one}))
+    assert set(far.values()) == {"data_TS_1", "scaled"}
+    same = check_names(
+        Stages(predict={"x": one | {"data_folder": "a/b"}, "y": one | {"data_folder": "a_b"}})
+    )
+    assert len(set(same.values())) == 2
+
+
+# A run
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Two stages that read the same tomograms; two of these are healthy."""
+    lab = Lab(tmp_path_factory.mktemp("checked"))
+    lab.write_config(predict={name: f"config/{name}.yaml" for name in STAGES})
+    (lab.folder / "raw").mkdir()
+    for name in STAGES:
+        shutil.copy(REPOSITORY / "tests" / "data" / f"{name}.ckpt", lab.folder / f"{name}.ckpt")
+        lab.write_stage(name, data_folder="raw", mask_folder=None)
+    write(lab.folder / "raw" / "TS_2.mrc")
+    for name, case in BAD.items():
+        TOMOGRAMS[case][0](lab.folder / "raw" / f"{name}.mrc")
+    return lab
+
+
+GOOD = ("TS_2", "TS_02")
+BAD = {"bad_1": "text", "bad_2": "NaN", "bad_3": "a byte too few", "TS_02": "no voxel size"}
+
+
+def test_the_bad_are_tabulated_and_the_healthy_beside_them_predicted(lab):
+    shown = lab.run("check")
+    with open(lab.folder / "checks" / "raw.tsv", newline="") as file:
+        rows = {row["tomogram"]: row for row in csv.DictReader(file, delimiter="\t")}
+    assert rows.keys() == {"(folder)", *GOOD, *BAD}
+    assert {name for name, row in rows.items() if int(row["errors"])} == set(BAD) - set(GOOD)
+    assert (rows["TS_2"]["z"], rows["TS_2"]["findings"]) == ("12", "")
+    assert "TS_02, TS_2 are nearly the same" in rows["(folder)"]["findings"]
+    _, told = shown.split(" warnings:")
+    assert "raw/TS_02.mrc: the header has no voxel size" in told
+    assert "error: raw/bad_2.mrc: 3 of 3840 voxels are NaN or infinite" in told
+
+    shown = lab.run("predict", fails=True)
+    _, summary = shown.split("3 jobs failed:")
+    for name in set(BAD) - set(GOOD):
+        assert f"raw_admit_to_predict {name}: raw/{name}.mrc: " in summary
+        assert not list((lab.folder / "logs").glob(f"*/score_voxels/{name}.log"))
+    for stage in STAGES:
+        assert all(lab.labels(stage, name).shape == SHAPE for name in GOOD)
+
+    # What one stage wants is part of the check that both share; the other's scores stay.
+    lab.write_stage("semantic", data_folder="raw", mask_folder=None, parameters__data__max=2)
+    check = ("raw_check_tomogram", "raw_admit_to_predict")
+    own = ("semantic_score_voxels", "semantic_label_voxels")
+    wanted = steps((*check, *own), GOOD)
+    assert {step for step in lab.plan("predict") if step[1] in GOOD} == wanted
+    times = {path: path.stat().st_mtime_ns for path in lab.folder.glob("predictions/lamella/*.h5")}
+    lab.run("predict", fails=True)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert not {step for step in lab.plan("predict") if step[1] in GOOD}
