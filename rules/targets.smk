@@ -44,6 +44,12 @@ rule predict:
         lambda wildcards: files("predict"),
 
 
+rule evaluate:
+    """Compare predictions with true labels, and stages with each other."""
+    input:
+        lambda wildcards: files("evaluate"),
+
+
 rule demo:
     """Draw the masks and classes predicted for simulated tomograms, and measure how they agree."""
     input:

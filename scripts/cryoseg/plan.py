@@ -1,12 +1,14 @@
 """What the rules of each entry are given, and the files that can be asked for.
 
 Plain values only, each step with what it depends on and nothing else: a change in them is a reason
-to run the step again. plan_labels.py and plan_training.py do this for labels and trainings.
+to run the step again. plan_labels.py, plan_training.py and plan_evaluation.py do this for
+labels, trainings and evaluations.
 """
 
 import json
 
 from cryoseg.folders import spelled
+from cryoseg.plan_evaluation import evaluation, evaluation_files
 from cryoseg.plan_labels import labelling
 from cryoseg.plan_parts import INTENSITY_KEYS, aliases, records, volume, with_aliases
 from cryoseg.plan_training import training
@@ -14,6 +16,7 @@ from cryoseg.volume_folders import Tomograms
 
 __all__ = [
     "aliases",
+    "evaluation",
     "labelling",
     "training",
     "with_aliases",
@@ -36,7 +39,6 @@ def simulation(stages, name):
         folder, ending = stages.masks(drawn)
         paths |= {
             "pictures": f"{paths['tomograms']}/pictures",
-            "evaluation": f"{paths['tomograms']}/evaluation",
             "predicted": stages.tomograms_to_predict(drawn).folder,
             "masks": folder,
             "mask_ending": ending,
@@ -46,10 +48,6 @@ def simulation(stages, name):
         "paths": paths | records(name),
         "settings": entry,
         "draw": None if drawn is None else {"class_names": SIMULATED_CLASSES},
-        "evaluate": {
-            "stages": ["lamella", "classes"],
-            "class_names": [["lamella"], SIMULATED_CLASSES],
-        },
         "volume": {"shape": entry["shape"], "files": []},
     }
 
@@ -151,7 +149,8 @@ def _by_label(network):
 
 def targets(stages):
     """Lists of the files that can be asked for, by target."""
-    files = {"simulate": [], "scale": [], "label": [], "train": [], "predict": [], "demo": []}
+    steps = ("simulate", "scale", "label", "train", "predict", "evaluate")
+    files = {step: [] for step in (*steps, "demo")}
     for name in stages.simulate:
         given = simulation(stages, name)
         names = stages.names_by(stages.writer_of(given["paths"]["tomograms"]))
@@ -159,8 +158,7 @@ def targets(stages):
             files["simulate"] += [f"{given['paths'][key]}/{each}.mrc" for each in sorted(names)]
         if given["draw"]:
             drawn = set(stages.names_to_predict(drawn_stage(stages, name))) & names
-            for key, ending in (("pictures", ".png"), ("evaluation", ".tsv")):
-                files["demo"] += [f"{given['paths'][key]}/{each}{ending}" for each in sorted(drawn)]
+            files["demo"] += [f"{given['paths']['pictures']}/{each}.png" for each in sorted(drawn)]
     for name, entry in stages.scale.items():
         folder = spelled(entry["output_path"])
         files["scale"] += [f"{folder}/{each}.mrc" for each in stages.names_to_scale(name)]
@@ -173,7 +171,10 @@ def targets(stages):
         ends = ["_preds.h5", f"_preds{extension}"][: 1 + stage["save_original_file_extension"]]
         for each in stages.names_to_predict(name):
             files["predict"] += [f"{folder}/{each}{end}" for end in ends]
-    steps = ("simulate", "scale", "label", "train", "predict")
+    for name in stages.stages_to_evaluate():
+        files["evaluate"] += evaluation_files(stages, name)
+    if files["demo"]:
+        files["demo"] += files["evaluate"]
     return files | {"all": [file for step in steps for file in files[step]]}
 
 
