@@ -237,7 +237,12 @@ NUMBER = "a whole number of at least 1"
     [
         ("data_folder", 7, 'text that is not empty (write it in quotes: "7")'),
         ("file_extension", "mrc", "one of .mrc, .rec"),
-        ("parameters.network.threshold", 1.5, "a number from 0 to 1 or null"),
+        (
+            "parameters.network.threshold",
+            1.5,
+            "a number from 0 to 1 or null, a list of such numbers, or a mapping of labels to them, "
+            "as {2: 0.3}",
+        ),
         ("parameters.network.spatial_dims", 4, "one of 2, 3"),
         (
             "parameters.network.postprocessing_sizes",

@@ -57,3 +57,8 @@ class EvaluationStages:
 def evaluation_folder(stage):
     """Folder of a stage's evaluation."""
     return f"{spelled(stage['prediction_folder'])}/evaluation"
+
+
+def chooses_thresholds(stage):
+    """Whether thresholds are to be chosen for a stage by its evaluation."""
+    return bool(stage["evaluate"]) and stage["evaluate"]["choose_thresholds"]

@@ -7,6 +7,7 @@ labels, trainings and evaluations.
 
 import json
 
+from cryoseg.evaluation_stages import chooses_thresholds
 from cryoseg.folders import spelled
 from cryoseg.plan_evaluation import evaluation, evaluation_files
 from cryoseg.plan_labels import labelling
@@ -107,7 +108,7 @@ def prediction(stages, name):
         "mrc": stage["save_original_file_extension"],
         "asked_of_model": _asked_of_model(network) | {"masks": int(stages.makes_masks(name))},
         "inspect": {key: network[key] for key in NETWORK_KEYS},
-        "score": {"data": intensities, "precision": speed["precision"]} | keep,
+        "score": {"data": intensities, "precision": speed["precision"]} | keep | _ranks(stage),
         "label": {key: network[key] for key in LABEL_KEYS} | _by_label(network) | keep,
         "speed": _as_resources(speed),
         "volume": volume(tomograms),
@@ -131,20 +132,29 @@ def _as_resources(speed):
 
 def _asked_of_model(network):
     """What label_voxels will ask of the model, as resources: it is no reason to score again."""
-    sizes = _by_label(network).get("postprocessing_sizes", network["postprocessing_sizes"])
+    given = network | _by_label(network)
     return {
         "one_channel": int(network["postprocessing"]),
         "out_channels": network["out_channels"] or 0,
-        "postprocessing_sizes": json.dumps(sizes),
+        "postprocessing_sizes": json.dumps(given["postprocessing_sizes"]),
+        "threshold": json.dumps(given["threshold"]),
     }
 
 
 def _by_label(network):
-    """Sizes given by label, the labels as numbers and in order."""
-    sizes = network["postprocessing_sizes"]
-    if not isinstance(sizes, dict):
-        return {}
-    return {"postprocessing_sizes": {int(label): sizes[label] for label in sorted(sizes, key=int)}}
+    """Sizes and thresholds given by label, the labels as numbers and in order."""
+    given = {key: network[key] for key in ("threshold", "postprocessing_sizes")}
+    return {
+        key: {int(label): value[label] for label in sorted(value, key=int)}
+        for key, value in given.items()
+        if isinstance(value, dict)
+    }
+
+
+def _ranks(stage):
+    """What thresholds by class need of the scores; nothing more where there is one for all."""
+    by_class = isinstance(stage["parameters"]["network"]["threshold"], (list, dict))
+    return {"runners_up": True} if by_class or chooses_thresholds(stage) else {}
 
 
 def targets(stages):
