@@ -50,6 +50,12 @@ rule evaluate:
         lambda wildcards: files("evaluate"),
 
 
+rule thresholds:
+    """Choose thresholds and sizes of components by true labels."""
+    input:
+        lambda wildcards: files("thresholds"),
+
+
 rule demo:
     """Draw the masks and classes predicted for simulated tomograms, and measure how they agree."""
     input:

@@ -8,14 +8,11 @@ import pandas as pd
 from cryoseg.checks import check_alike
 from cryoseg.evaluation import measure_classes, measure_objects
 from cryoseg.joblog import log_to, logger
-from cryoseg.labels import ClassLabels
 from cryoseg.metrics import Compared
 from cryoseg.summaries import COLUMNS, OBJECTS
 from cryoseg.tables import write_table
+from cryoseg.true_labels import open_any_labels
 from cryoseg.volumes import as_list, open_label_volume, open_mask
-
-# ClassLabels: any label but 255.
-ANY_LABEL = 255
 
 
 def evaluate_labels(predicted, truth, table, mask=None, positions=(), compared=(), *, settings):
@@ -46,11 +43,10 @@ def evaluate_labels(predicted, truth, table, mask=None, positions=(), compared=(
 
 def _evaluate(name, found, truth, mask, positions, settings):
     """Rows of one file of predicted labels."""
-    volume, true = open_label_volume(found), ClassLabels(truth, ANY_LABEL)
+    volume, true = open_label_volume(found), open_any_labels(truth)
     check_alike(name, volume, f"true labels {truth} are", true)
     inside = open_mask(mask, volume.shape) if mask else None
-    labels = ClassLabels(found, ANY_LABEL)
-    compared = Compared(true, labels, inside)
+    compared = Compared(true, open_any_labels(found), inside)
     voxel_size = volume.voxel_size if all(volume.voxel_size) else true.voxel_size
     if not all(voxel_size):
         logger.warning(

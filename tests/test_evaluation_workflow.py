@@ -1,10 +1,12 @@
 """Evaluations, comparisons and chosen thresholds as people ask for them; snakemake is run."""
 
+import json
 import shutil
 
 import h5py
 import numpy as np
 import pytest
+import yaml
 
 from conftest import REPOSITORY
 from cryoseg.tables import read_table
@@ -16,6 +18,7 @@ EVALUATE = {
     "labels_folder": "labels",
     "class_names": ["membrane"],
     "compare_with": "other",
+    "choose_thresholds": True,
     "positions": "p.csv",
     "match_radius_nm": 4,
 }
@@ -45,7 +48,7 @@ def finished(tmp_path_factory):
     (lab.folder / "p.csv").write_text("tomo,z,y,x,semantic_class\nTS_1,12,16,20,2\n")
     write_stage(lab)
     lab.write_config(predict={"semantic": "config/semantic.yaml"})
-    lab.run("evaluate")
+    lab.run("evaluate", "thresholds")
     return lab
 
 
@@ -96,3 +99,51 @@ def test_another_tolerance_evaluates_again_and_predicts_nothing(lab):
         ("semantic_summarise_evaluation", None),
         ("evaluate", None),
     }
+
+
+def planned(lab):
+    """What a plan to predict does with the tomograms that were predicted before."""
+    return {(rule, name) for rule, name in lab.plan("predict") if name in NAMES}
+
+
+CHOSEN = "predictions/semantic/evaluation/config_with_thresholds.yaml"
+
+
+def test_thresholds_are_chosen_and_written_as_a_stage_to_predict_with(finished):
+    folder = finished.folder / "predictions/semantic/evaluation"
+    table = read_table(folder / "thresholds.tsv")
+    rows = table[table["chosen"]].set_index("label")
+    best = table.groupby("label")["dice"].max()
+    assert rows["dice"].to_dict() == pytest.approx(best.to_dict())
+    assert (folder / "thresholds.png").read_bytes().startswith(b"\x89PNG")
+    own, chosen = (
+        yaml.safe_load((finished.folder / name).read_text())
+        for name in ("config/semantic.yaml", CHOSEN)
+    )
+    network = chosen["parameters"]["network"]
+    assert network["threshold"] == {int(k): v for k, v in rows["threshold"].to_dict().items()}
+    assert sorted(network["postprocessing_sizes"]) == [1, 2, 3, 4]
+    assert chosen["evaluate"]["choose_thresholds"] is False
+    assert chosen["data_folder"] == own["data_folder"]
+
+
+def test_the_chosen_thresholds_label_anew_without_a_gpu_job(lab):
+    lab.write_config(predict={"semantic": CHOSEN})
+    assert planned(lab) == steps(["semantic_label_voxels"], NAMES)
+    lab.run("predictions/semantic/evaluation/TS_1_evaluation.tsv")
+    written = (lab.folder / CHOSEN).read_text()
+    stage = yaml.safe_load(written)
+    with h5py.File(lab.folder / "predictions/semantic/TS_1_preds.h5") as file:
+        used = json.loads(file.attrs["settings"])["label_voxels"]["postprocessing_sizes"]
+    sizes = stage["parameters"]["network"]["postprocessing_sizes"]
+    assert used == {str(label): size for label, size in sizes.items()}
+    stage["parameters"]["network"]["threshold"] = [0.5, 0.1, 0.2, 0.3]
+    lab.write_yaml("config/semantic.yaml", stage)
+    lab.write_config(predict={"semantic": "config/semantic.yaml"})
+    assert planned(lab) == steps(["semantic_label_voxels"], NAMES)
+    assert (lab.folder / CHOSEN).read_text() == written
+
+
+def test_scores_are_computed_once_more_where_classes_after_the_winner_are_not_kept(lab):
+    write_stage(lab, {"choose_thresholds": False})
+    assert planned(lab) == steps(["semantic_score_voxels", "semantic_label_voxels"], NAMES)

@@ -5,6 +5,7 @@ from functools import cache
 import h5py
 import hdf5plugin  # noqa: F401  (the scores' codec)
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -12,9 +13,22 @@ from hypothesis import strategies as st
 
 from cryoseg.errors import InputError
 from cryoseg.inference import score_volume
-from cryoseg.postprocessing import threshold_per_label, threshold_scores, used_thresholds
+from cryoseg.metrics import TrueLabels
+from cryoseg.postprocessing import (
+    remove_small,
+    threshold_per_label,
+    threshold_scores,
+    used_thresholds,
+)
 from cryoseg.scores import PROBABILITY_STEPS, ScoresWriter
 from cryoseg.scoring import Normalisation, Scorer
+from cryoseg.threshold_choice import (
+    THRESHOLDS,
+    chosen_values,
+    count_at_sizes,
+    count_at_thresholds,
+    mean_dice,
+)
 from networks import random_network
 
 SHAPE = (9, 11, 10)
@@ -134,3 +148,98 @@ def test_runners_up_are_kept_in_the_file_and_nothing_else_changes(tmp_path, tile
     assert found[True]["runner_up"].shape == (3, *volume.shape)
     assert found[True]["runner_up"].any()
     assert not found[True]["runner_up"][:, mask == 0].any()
+
+
+# Choosing
+
+
+def truth_of(probs, seed=1):
+    """True labels that have something to do with what the network says; some are ignored."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0, 0.1, probs.shape)
+    true = (probs + noise).argmax(axis=0).astype(np.uint8)
+    return np.where(rng.random(true.shape) < 0.1, np.uint8(255), true)
+
+
+def dice(labels, true, label):
+    counted = true != 255
+    one, other = (labels == label) & counted, true == label
+    return 2 * np.count_nonzero(one & other) / max(1, one.sum() + other.sum())
+
+
+def dice_of(row):
+    return 2 * row.common_voxels / max(1, row.true_voxels + row.found_voxels)
+
+
+@pytest.mark.parametrize("now", [[0, 0.1, 0.1, 0.1], [0, 0.45, 0.333, 0.2]])
+def test_voxels_are_counted_at_each_threshold_as_if_it_were_set(now):
+    now = np.array(now)
+    probs, kept = scored(4, gain=1.5)
+    true = truth_of(probs)
+    table = count_at_thresholds(kept, TrueLabels(true), now)
+    assert len(table) == sum(99 + (value not in THRESHOLDS) for value in now[1:])
+    for row in table.itertuples():
+        thresholds = now.copy()
+        thresholds[row.label] = row.threshold
+        labels, _ = threshold_scores(kept, thresholds)
+        assert row.found_voxels == np.count_nonzero((labels == row.label) & (true != 255))
+        assert dice_of(row) == pytest.approx(dice(labels, true, row.label))
+        assert row.now == (row.threshold == now[row.label])
+
+
+def test_one_channel_has_thresholds_too():
+    probability = np.random.default_rng(0).integers(0, 65536, SHAPE).astype(np.uint16)
+    true = (probability > 0.7 * PROBABILITY_STEPS).astype(np.uint8)
+    counted = count_at_thresholds(
+        {"probability": probability}, TrueLabels(true), np.array([0, 0.9])
+    )
+    best = mean_dice(counted.assign(tomogram="TS_1"), "threshold")
+    assert chosen_values(best, "threshold") == {1: 0.7}
+    assert best["dice"].max() == 1
+
+
+def test_voxels_are_counted_at_each_size_as_if_it_were_set():
+    rng = np.random.default_rng(3)
+    labels = (rng.integers(1, 4, SHAPE) * (rng.random(SHAPE) < 0.12)).astype(np.uint8)
+    true = np.where(rng.random(SHAPE) < 0.2, rng.integers(0, 4, SHAPE), labels).astype(np.uint8)
+    true[:2] = 255
+    table = count_at_sizes(labels, TrueLabels(true), np.array([-1, -1, 11, 2]))
+    assert table["found_voxels"].nunique() > 10
+    for row in table.itertuples():
+        sizes = np.full(4, -1)
+        sizes[row.label] = row.size
+        left = labels.copy()
+        remove_small(left, sizes)
+        assert dice_of(row) == pytest.approx(dice(left, true, row.label))
+
+
+def counted(label, values, found, common, true, now, tomogram="TS_1"):
+    columns = {"threshold": values, "found_voxels": found, "common_voxels": common}
+    table = pd.DataFrame(columns).assign(true_voxels=true, label=label, tomogram=tomogram)
+    return table.assign(now=table["threshold"] == now)
+
+
+def test_the_threshold_of_the_largest_mean_dice_is_chosen():
+    values = [0.1, 0.2, 0.3, 0.4, 0.5]
+    table = pd.concat(
+        [
+            counted(1, values, [20, 10, 10, 10, 0], [10, 10, 10, 10, 0], 10, now=0.1),
+            counted(1, values, [10, 10, 10, 10, 0], [4, 5, 5, 5, 0], 10, now=0.1, tomogram="b"),
+            # In no tomogram: nothing tells what is better.
+            counted(2, values, [5, 4, 3, 2, 1], [0] * 5, 0, now=0.2),
+            # In neither volume from 0.3 on: that tomogram does not count there.
+            counted(3, values, [5, 5, 0, 0, 0], [0] * 5, 0, now=0.2),
+            counted(3, values, [9, 9, 9, 5, 0], [8, 8, 8, 5, 0], 10, now=0.2, tomogram="b"),
+        ]
+    )
+    means = mean_dice(table, "threshold")
+    assert chosen_values(means, "threshold") == {1: 0.3, 2: 0.2, 3: 0.3}
+    of_three = means[means["label"] == 3].set_index("threshold")
+    assert of_three["tomograms"].tolist() == [2, 2, 1, 1, 1]
+    assert of_three["dice"][0.3] == pytest.approx(16 / 19)
+
+
+def test_of_equally_good_sizes_the_smallest_is_chosen():
+    table = counted(1, [-1, 1, 2, 3], [10, 8, 8, 5], [6, 6, 6, 4], 8, now=-1)
+    means = mean_dice(table.rename(columns={"threshold": "size"}), "size")
+    assert chosen_values(means, "size") == {1: 1}

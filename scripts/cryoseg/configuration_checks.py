@@ -125,7 +125,8 @@ def _value_mistakes(stages, files):
             )
         if stage["evaluate"]:
             begin = files["predict", name]
-            yield from (begin + sentence for sentence in evaluation_mistakes(stage))
+            file = begin.removesuffix(": ")
+            yield from (begin + sentence for sentence in evaluation_mistakes(stage, file))
     for name, entry in stages.label.items():
         yield from (files["label", name] + sentence for sentence in labelling_mistakes(entry))
     for name, entry in stages.train.items():

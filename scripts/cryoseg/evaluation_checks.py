@@ -3,18 +3,30 @@
 import os
 
 from cryoseg import folders
+from cryoseg.evaluation_stages import CONFIGURATION, evaluation_folder
 from cryoseg.folders import identity, some, unusable_path
 from cryoseg.label_checks import position_mistakes
 from cryoseg.label_stages import by_label, sources
 
 
-def evaluation_mistakes(stage):
-    """Values of a stage that are wrong together with its evaluate block."""
-    wanted = stage["evaluate"]
-    own = stage.get("prediction_folder")
+def evaluation_mistakes(stage, file):
+    """Values of a stage that are wrong together with its evaluate block; file: the stage's own."""
+    wanted, own = stage["evaluate"], stage.get("prediction_folder")
+    if own and wanted["choose_thresholds"]:
+        written = f"{evaluation_folder(stage)}/{CONFIGURATION}"
+        if identity(file) == identity(written):
+            yield (
+                f"evaluate.choose_thresholds would write this file, {written}, anew; copy it to "
+                "another place, and name that in config.yaml"
+            )
     for key in ("labels_folder", "compare_with"):
         if own and wanted[key] and identity(wanted[key]) == identity(own):
             yield f"evaluate.{key} {wanted[key]} is the prediction_folder itself; name another"
+    if wanted["choose_thresholds"] and stage["parameters"]["network"]["postprocessing"]:
+        yield (
+            "evaluate.choose_thresholds tells nothing of masks that are cleaned afterwards; set "
+            "parameters.network.postprocessing or choose_thresholds to false"
+        )
     if wanted["positions"] is None:
         given = [key for key in ("labels", "match_radius_nm") if wanted[key] is not None]
         if given:

@@ -3,6 +3,9 @@
 from cryoseg.folders import file_names, spelled
 from cryoseg.volume_folders import LABEL_ENDINGS, MASK_ENDINGS
 
+# The stage's file with the chosen thresholds, in the folder of its evaluation.
+CONFIGURATION = "config_with_thresholds.yaml"
+
 
 class EvaluationStages:
     """What Stages knows of the evaluate blocks under predict."""

@@ -34,27 +34,39 @@ def dice_and_iou(counts):
         return 2 * both / total, both / (total - both)
 
 
+class TrueLabels:
+    """True labels of one tomogram, 255 where a voxel does not count; sliced along Z, uint8.
+
+    true: (Z, Y, X), labels 0 to 254, or 255 for one that nobody knows; uint8 where it is sliced
+    mask: (Z, Y, X), sliced by three slices; where it is 0, voxels do not count
+    """
+
+    def __init__(self, true, mask=None):
+        self.shape = tuple(true.shape)
+        self._true, self._mask = true, mask
+
+    def __getitem__(self, sections):
+        true = self._true[sections]
+        if self._mask is None:
+            return true
+        return np.where(self._mask[sections, :, :] != 0, true, np.uint8(IGNORED))
+
+
 class Compared:
     """True and predicted labels of one tomogram, side by side.
 
     A slice along Z gives two uint8 arrays of those sections: the true labels, 255 for a voxel that
     does not count, and the predicted ones.
 
-    true, found: (Z, Y, X), labels 0 to 254, or 255 for a true one that nobody knows; uint8 where
-                 they are sliced
-    mask:        (Z, Y, X), sliced by three slices; where it is 0, voxels do not count
+    true, mask: as of TrueLabels; found: (Z, Y, X), uint8 where it is sliced
     """
 
     def __init__(self, true, found, mask=None):
         self.shape = tuple(true.shape)
-        self._true, self._found, self._mask = true, found, mask
+        self._true, self._found = TrueLabels(true, mask), found
 
     def __getitem__(self, sections):
-        true, found = self._true[sections], self._found[sections]
-        if self._mask is not None:
-            inside = self._mask[sections, :, :] != 0
-            true = np.where(inside, true, np.uint8(IGNORED))
-        return true, found
+        return self._true[sections], self._found[sections]
 
 
 def count_pairs(compared):

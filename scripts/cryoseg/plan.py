@@ -9,7 +9,7 @@ import json
 
 from cryoseg.evaluation_stages import chooses_thresholds
 from cryoseg.folders import spelled
-from cryoseg.plan_evaluation import evaluation, evaluation_files
+from cryoseg.plan_evaluation import evaluation, evaluation_files, threshold_files
 from cryoseg.plan_labels import labelling
 from cryoseg.plan_parts import INTENSITY_KEYS, aliases, records, volume, with_aliases
 from cryoseg.plan_training import training
@@ -160,7 +160,7 @@ def _ranks(stage):
 def targets(stages):
     """Lists of the files that can be asked for, by target."""
     steps = ("simulate", "scale", "label", "train", "predict", "evaluate")
-    files = {step: [] for step in (*steps, "demo")}
+    files = {step: [] for step in (*steps, "thresholds", "demo")}
     for name in stages.simulate:
         given = simulation(stages, name)
         names = stages.names_by(stages.writer_of(given["paths"]["tomograms"]))
@@ -183,6 +183,8 @@ def targets(stages):
             files["predict"] += [f"{folder}/{each}{end}" for end in ends]
     for name in stages.stages_to_evaluate():
         files["evaluate"] += evaluation_files(stages, name)
+        if chooses_thresholds(stages.predict[name]):
+            files["thresholds"] += threshold_files(stages, name)
     if files["demo"]:
         files["demo"] += files["evaluate"]
     return files | {"all": [file for step in steps for file in files[step]]}

@@ -1,15 +1,18 @@
 """What the rules of a stage's evaluation are given."""
 
-from cryoseg.evaluation_stages import evaluation_folder
+from cryoseg.evaluation_stages import CONFIGURATION, chooses_thresholds, evaluation_folder
 from cryoseg.label_stages import TOMOGRAM, sources
 from cryoseg.plan_labels import classes_of, labels_of_files, one_or_by_label
 from cryoseg.plan_parts import aliases, records, volume, with_aliases
+
+# Of each tomogram a table NAME_evaluation.tsv and so on.
+TABLES = ("evaluation", "thresholds", "sizes")
 
 
 def evaluation(stages, name):
     """What rules/evaluate.smk is given for a stage."""
     stage = stages.predict[name]
-    wanted = stage["evaluate"]
+    wanted, network = stage["evaluate"], stage["parameters"]["network"]
     folder, ending = stages.true_labels(name)
     paths = {
         "evaluation": evaluation_folder(stage),
@@ -21,7 +24,7 @@ def evaluation(stages, name):
         paths |= {"counted": masks[0], "counted_ending": masks[1]}
     names, compared = stages.names_to_evaluate(name), stages.compared_predictions(name)
     files = {
-        "tables": [f"{paths['evaluation']}/{each}_evaluation.tsv" for each in names],
+        **{step: [f"{paths['evaluation']}/{each}_{step}.tsv" for each in names] for step in TABLES},
         "compared": [f"{compared[0]}/{each}{compared[1]}" for each in compared[2]]
         if compared
         else [],
@@ -33,7 +36,7 @@ def evaluation(stages, name):
     positions = [] if wanted["positions"] is None else sources(wanted["positions"])
     return {
         "paths": paths | records(name),
-        "tables": files["tables"],
+        "tables": {step: files[step] for step in TABLES},
         "aliases": awkward,
         "masked": masks is not None,
         "compared": dict(zip(compared[2], files["compared"], strict=True)) if compared else {},
@@ -43,6 +46,11 @@ def evaluation(stages, name):
         | {"tolerance_nm": wanted["tolerance_nm"]}
         | {"particles": _particles(wanted, positions) if positions else None},
         "summarise": which,
+        "chooses": chooses_thresholds(stage),
+        "try_thresholds": {"threshold": network["threshold"]},
+        "try_sizes": {"postprocessing_sizes": network["postprocessing_sizes"]},
+        "choose_thresholds": labels,
+        "choose_sizes": labels | {"stage": stage},
         "volume": volume(stages.tomograms_to_predict(name)),
     }
 
@@ -66,3 +74,9 @@ def evaluation_files(stages, name):
     if stages.compared_predictions(name):
         files.append(f"{folder}/comparison.tsv")
     return files
+
+
+def threshold_files(stages, name):
+    """What can be asked for where thresholds are chosen for a stage."""
+    folder = evaluation_folder(stages.predict[name])
+    return [f"{folder}/{file}" for file in (CONFIGURATION, "thresholds.png")]
