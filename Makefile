@@ -16,7 +16,8 @@ setup: .venv/complete
 
 demo: setup
 	$(SNAKEMAKE) --configfile config/demo.yaml -- demo
-	@cat demo/evaluation/*.tsv
+	@cut -f 1,2,4,8-12 demo/predictions/*/evaluation/demo_*_evaluation.tsv
+	@grep -hE 'measure|dice' demo/predictions/semantic/evaluation/summary.tsv
 	@echo "Look at:"; ls demo/pictures/*.png demo/models/*/curves.png
 
 test: setup

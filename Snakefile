@@ -1,7 +1,7 @@
 """cryoseg: from a folder of tomograms to lamella masks and voxel-wise classes.
 
 What can be asked for stands in rules/targets.smk: all, simulate, scale, label, check, train,
-predict, demo.
+predict, evaluate, thresholds, demo.
 What there is to do stands in config/config.yaml; each entry there is one use of a file in rules/.
 """
 
@@ -116,6 +116,23 @@ for entry in STAGES.predict:
             "rules/predict.smk"
         config:
             given
+
+    use rule * from entry_module as prefix*
+
+
+for entry in STAGES.stages_to_evaluate():
+    given, prefix, entry_module = plan.evaluation(STAGES, entry), f"{entry}_", f"evaluate_{entry}"
+
+    module:
+        name: entry_module
+        pathvars:
+            **given["paths"],
+        snakefile:
+            "rules/evaluate.smk"
+        config:
+            given
+        replace_prefix:
+            given["aliases"]
 
     use rule * from entry_module as prefix*
 

@@ -1,7 +1,7 @@
-"""Simulated tomograms; pictures of what was predicted for them, and how well it agrees.
+"""Simulated tomograms, and pictures of what was predicted for them.
 
 Out: <tomograms>/{tomogram}.mrc, <labels>/{tomogram}.mrc, <lamella>/{tomogram}.mrc
-     <pictures>/{tomogram}.png, <evaluation>/{tomogram}.tsv, where a stage predicts them within masks
+     <pictures>/{tomogram}.png, where a stage predicts them within masks
 """
 
 from functools import partial
@@ -64,31 +64,3 @@ if config["draw"]:
             settings=config["draw"],
         script:
             "../scripts/draw_prediction.py"
-
-    rule evaluate_labels:
-        """Compare a lamella mask and classes with those that were simulated: Dice and IoU."""
-        input:
-            predictions=[
-                "<masks>/{tomogram}<mask_ending>",
-                "<predictions>/{tomogram}_preds.h5",
-            ],
-            truths=["<lamella>/{tomogram}.mrc", "<labels>/{tomogram}.mrc"],
-        output:
-            table="<evaluation>/{tomogram}.tsv",
-        log:
-            "<logs>/evaluate_labels/{tomogram}.log",
-        benchmark:
-            "<benchmarks>/evaluate_labels/{tomogram}.tsv"
-        wildcard_constraints:
-            tomogram="[^/]+",
-        group:
-            "cpu_evaluate"
-        conda:
-            "../envs/cryoseg.yaml"
-        resources:
-            mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
-            runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
-        params:
-            settings=config["evaluate"],
-        script:
-            "../scripts/evaluate_labels.py"

@@ -50,6 +50,18 @@ rule predict:
         lambda wildcards: files("predict"),
 
 
+rule evaluate:
+    """Compare predictions with true labels, and stages with each other."""
+    input:
+        lambda wildcards: files("evaluate"),
+
+
+rule thresholds:
+    """Choose thresholds and sizes of components by true labels."""
+    input:
+        lambda wildcards: files("thresholds"),
+
+
 rule demo:
     """Draw the masks and classes predicted for simulated tomograms, and measure how they agree."""
     input:

@@ -1,54 +1,73 @@
 """Compare what was predicted for a tomogram with its true labels."""
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
-from cryoseg.errors import InputError
+from cryoseg.checks import check_alike
+from cryoseg.evaluation import measure_classes, measure_objects
 from cryoseg.joblog import log_to, logger
-from cryoseg.metrics import count_pairs, dice_and_iou
-from cryoseg.volumes import as_list, open_labels, written_aside
+from cryoseg.metrics import Compared
+from cryoseg.summaries import COLUMNS, OBJECTS
+from cryoseg.tables import write_table
+from cryoseg.true_labels import open_any_labels
+from cryoseg.volumes import as_list, open_label_volume, open_mask
 
-COLUMNS = ("tomogram", "stage", "label", "class", "true_voxels", "found_voxels", "dice", "iou")
 
+def evaluate_labels(predicted, truth, table, mask=None, positions=(), compared=(), *, settings):
+    """Write a table (TSV) of measures, a row for each class; see README.
 
-def evaluate_labels(predictions, truths, table, *, settings):
-    """Write a table (TSV) of Dice and intersection over union, a row for each stage and class.
-
-    predictions, truths: a file (HDF5 or MRC) for each stage; 255 in the truth does not count
-    settings: {stages: names, class_names: for each stage the names of labels 1, 2, ...}
+    predicted: labels to evaluate, HDF5 or MRC
+    truth:     true labels; 255 does not count
+    mask:      file with the mask outside which nothing counts, if any
+    positions: files of true positions of particles, if any
+    compared:  a list of at most one other file of predicted labels, which gets rows of its own
+    settings:  {tolerance_nm, class_names, stages: names of what is evaluated and compared,
+               particles: what measure_objects wants, or None}
     """
-    tomogram, rows = Path(table).stem, []
-    stages, names = settings["stages"], settings["class_names"]
-    for stage, found, truth, classes in zip(
-        stages, as_list(predictions), as_list(truths), names, strict=True
-    ):
-        rows += [(tomogram, stage, *row) for row in _compare(found, truth, classes)]
-    with written_aside(table) as aside:
-        aside.write_text("".join("\t".join(map(str, row)) + "\n" for row in (COLUMNS, *rows)))
-    for _, stage, _, name, _, _, dice, iou in rows:
-        logger.info("%s: %s, %s: Dice %s, IoU %s", tomogram, stage, name, dice, iou)
+    name = Path(table).name.removesuffix("_evaluation.tsv")
+    rows = []
+    files = [predicted, *as_list(compared)]
+    for stage, found in zip(settings["stages"], files, strict=False):
+        measured = _evaluate(name, found, truth, mask, as_list(positions), settings)
+        rows += [{"tomogram": name, "stage": stage} | row for row in measured]
+    found = pd.DataFrame(rows, columns=COLUMNS)
+    write_table(table, found.astype(dict.fromkeys(OBJECTS, "Int64")))
+    for row in rows:
+        logger.info(
+            "%s: %s, %s: Dice %.4f, surface Dice %.4f",
+            name, row["stage"], row["class"], row["dice"], row["surface_dice"],
+        )  # fmt: skip
 
 
-def _compare(found, truth, classes):
-    """(label, name, true voxels, found voxels, Dice, IoU) of each class, and of their mean."""
-    predicted, true = open_labels(found), open_labels(truth)
-    if tuple(predicted.shape) != tuple(true.shape):
-        raise InputError(
-            f"{found}: labels are {tuple(predicted.shape)}, those of {truth} are "
-            f"{tuple(true.shape)}; they must match"
-        )
-    counts = count_pairs(predicted, true, len(classes) + 1)
-    dice, iou = dice_and_iou(counts)
-    for label, name in enumerate(classes, start=1):
-        voxels = int(counts[label].sum()), int(counts[:, label].sum())
-        yield label, name, *voxels, f"{dice[label]:.4f}", f"{iou[label]:.4f}"
-    if len(classes) > 1:
-        voxels = int(counts[1:].sum()), int(counts[:, 1:].sum())
-        there = np.isfinite(dice[1:])  # of a class in neither volume nothing can be said
-        name = "mean" if there.all() else f"mean of {np.count_nonzero(there)}"
-        means = (values[1:][there].mean() if there.any() else np.nan for values in (dice, iou))
-        yield "-", name, *voxels, *(f"{mean:.4f}" for mean in means)
+def _evaluate(name, found, truth, mask, positions, settings):
+    """Rows of one file of predicted labels."""
+    volume, true = open_label_volume(found), open_any_labels(truth)
+    check_alike(name, volume, f"true labels {truth} are", true)
+    inside = open_mask(mask, volume.shape) if mask else None
+    compared = Compared(true, open_any_labels(found), inside)
+    voxel_size = volume.voxel_size if all(volume.voxel_size) else true.voxel_size
+    if not all(voxel_size):
+        logger.warning(
+            "%s: neither %s nor %s has a voxel size, so there are no volumes and no surface Dice; "
+            "write it into the tomogram's header",
+            name, found, truth,
+        )  # fmt: skip
+    elif max(voxel_size) / 10 > settings["tolerance_nm"]:
+        logger.warning(
+            "%s: voxels of %g nm are larger than tolerance_nm %g, so that surface Dice counts "
+            "surfaces that coincide; raise tolerance_nm",
+            name, max(voxel_size) / 10, settings["tolerance_nm"],
+        )  # fmt: skip
+    objects = {}
+    if settings["particles"]:
+        placed = replace(volume, voxel_size=voxel_size)
+        objects = measure_objects(compared, placed, name, positions, settings["particles"])
+    rows = measure_classes(
+        compared, voxel_size, settings["tolerance_nm"], settings["class_names"], objects
+    )
+    return [row | objects.get(row["label"], {}) for row in rows]
 
 
 if __name__ == "__main__":

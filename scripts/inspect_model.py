@@ -8,7 +8,7 @@ from pathlib import Path
 from cryoseg.checkpoints import checkpoint_sha256, load_network
 from cryoseg.errors import InputError
 from cryoseg.joblog import log_to
-from cryoseg.postprocessing import size_per_label
+from cryoseg.postprocessing import size_per_label, threshold_per_label
 from cryoseg.tiling import measure_halo
 from cryoseg.volumes import written_aside
 
@@ -25,6 +25,7 @@ def inspect_model(
     one_channel=False,
     out_channels=0,
     postprocessing_sizes="null",
+    threshold="null",
     masks=False,
 ):
     """Check that a checkpoint is a model that this stage can use, and describe it as JSON.
@@ -32,7 +33,7 @@ def inspect_model(
     settings:    {in_channels, spatial_dims} of the stage; None where it does not say
     out_channels: that the stage says the model has; 0 where it does not say
     one_channel: the stage cleans lamella masks, which takes a model of one channel
-    postprocessing_sizes: of the stage, as JSON, to be compared with the model's channels
+    postprocessing_sizes, threshold: of the stage, as JSON, to be compared with the model's channels
     masks:       another stage takes the labels for masks
     """
     sizes = load_network(checkpoint).sizes
@@ -71,6 +72,7 @@ def inspect_model(
         )
     try:
         size_per_label(json.loads(postprocessing_sizes), sizes.out_channels)
+        threshold_per_label(json.loads(threshold), sizes.out_channels)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
     description = asdict(sizes) | {
@@ -88,8 +90,6 @@ def inspect_model(
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]):
-        labelling = {
-            name: snakemake.resources[name]
-            for name in ("one_channel", "out_channels", "postprocessing_sizes", "masks")
-        }
+        asked = ("one_channel", "out_channels", "postprocessing_sizes", "threshold", "masks")
+        labelling = {name: snakemake.resources[name] for name in asked}
         inspect_model(**snakemake.input, **snakemake.output, **snakemake.params, **labelling)

@@ -46,7 +46,8 @@ def score_voxels(
     """Write the scores file of a tomogram.
 
     model:    what inspect_model wrote of the checkpoint
-    settings: {data: {min, max, mean, std}, precision, save_internal_files}
+    settings: {data: {min, max, mean, std}, precision, save_internal_files, runners_up}; the last,
+              which thresholds by class need, may be left out where it is false
     The other arguments change how fast it goes, not what comes out: mem_mb is the memory that the
     job was given, attempt how often it was tried, tile_size "auto" or "z,y,x", memory_gb "auto" or
     a number or its text, threads the processors to use (None for all), the rest as in the stage's
@@ -66,7 +67,9 @@ def score_voxels(
     dtype = choose_dtype(settings["precision"], device)
     keep_all = settings["save_internal_files"]
     network = load_network(checkpoint)
-    scorer = Scorer(network, device, dtype, probabilities=keep_all, distances=keep_all)
+    keep = {"probabilities": keep_all, "distances": keep_all}
+    keep["runners_up"] = "runners_up" in settings and settings["runners_up"]
+    scorer = Scorer(network, device, dtype, **keep)
     tile = None if tile_size == "auto" else tuple(int(edge) for edge in tile_size.split(","))
     memory = tile_memory(device, memory_gb, mem_mb, attempt)
     attributes = {
@@ -81,7 +84,7 @@ def score_voxels(
     channels = network.sizes.out_channels
     with (
         written_aside(scores) as aside,
-        ScoresWriter(aside, volume.shape, channels, attributes, keep_all, keep_all) as writer,
+        ScoresWriter(aside, volume.shape, channels, attributes, **keep) as writer,
     ):
         summary = score_volume(
             volume, writer.write, scorer, memory, normalisation, asked,

@@ -237,7 +237,12 @@ NUMBER = "a whole number of at least 1"
     [
         ("data_folder", 7, 'text that is not empty (write it in quotes: "7")'),
         ("file_extension", "mrc", "one of .mrc, .rec"),
-        ("parameters.network.threshold", 1.5, "a number from 0 to 1 or null"),
+        (
+            "parameters.network.threshold",
+            1.5,
+            "a number from 0 to 1 or null, a list of such numbers, or a mapping of labels to them, "
+            "as {2: 0.3}",
+        ),
         ("parameters.network.spatial_dims", 4, "one of 2, 3"),
         (
             "parameters.network.postprocessing_sizes",
@@ -559,15 +564,98 @@ def test_simulated_tomograms_have_names_seeds_and_a_size(lab):
     assert plan.simulated_settings(settings, "trial_2")["seed"] == 6
     files = plan.targets(stages)
     assert files["simulate"][:2] == ["sim/trial_1.mrc", "sim/trial_2.mrc"]
-    names = ["pictures/trial_1.png", "pictures/trial_2.png"]
-    names += ["evaluation/trial_1.tsv", "evaluation/trial_2.tsv"]
-    assert files["demo"] == [f"sim/{name}" for name in names]
+    assert files["demo"] == ["sim/pictures/trial_1.png", "sim/pictures/trial_2.png"]
 
 
 def test_a_job_needs_no_file_on_disk_to_read_the_configuration(lab):
     stage = LAMELLA | {"data_folder": "nowhere", "trained_model": "none.ckpt"}
     stages, _ = lab.read(lamella=stage, on_disk=False)
     assert plan.prediction(stages, "lamella")["paths"]["tomograms"] == "nowhere"
+
+
+# Evaluations
+
+
+def evaluated(**keys):
+    return LAMELLA | {"evaluate": {"labels_folder": "labels"} | keys}
+
+
+def test_tomograms_that_have_true_labels_are_evaluated(lab):
+    lab.write("labels/TS_10.mrc", HEADER)
+    lab.write("labels/x.mrc", HEADER)  # of no tomogram of the stage
+    stages, _ = lab.read(lamella=evaluated())
+    assert stages.names_to_evaluate("lamella") == ["TS_10"]
+    files = ["TS_10_evaluation.tsv", "summary.tsv"]
+    assert plan.targets(stages)["evaluate"] == [
+        f"predictions/lamella/evaluation/{file}" for file in files
+    ]
+
+
+def test_a_stage_is_compared_where_the_other_one_predicts_too(lab):
+    for name in ("TS_1", "TS_10"):
+        lab.write(f"labels/{name}.mrc", HEADER)
+    other = LAMELLA | {"prediction_folder": "predictions/other", "test_files": ["TS_10.mrc"]}
+    stages, _ = lab.read(lamella=evaluated(compare_with="other"), other=other)
+    given = plan.evaluation(stages, "lamella")
+    assert given["compared"] == {"TS_10": "predictions/other/TS_10_preds.h5"}
+    assert given["summarise"] == {"stages": ["lamella", "other"]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"labels_folder": "none"}, "evaluate.labels_folder is none, which does not exist"),
+        ({"labels_folder": "empty"}, "empty holds no NAME.mrc for any tomogram of the stage"),
+        ({"labels_folder": "predictions/lamella"}, "is the prediction_folder itself"),
+        ({"mask_folder": "empty"}, "evaluate.mask_folder: empty holds no NAME_preds.h5 for TS_1"),
+        ({"compare_with": "othr"}, "compare_with is othr, which does not exist, or no stage"),
+        ({"compare_with": "empty"}, "compare_with: empty predicts none of TS_1"),
+        ({"match_radius_nm": 5}, "evaluate.match_radius_nm needs evaluate.positions"),
+        ({"positions": "p.csv"}, "evaluate.match_radius_nm is missing"),
+        ({"positions": "p.csv", "match_radius_nm": 5}, "positions: p.csv cannot be found"),
+        (
+            {"positions": {1: "p.csv", 2: "q.csv"}, "match_radius_nm": {1: 5}},
+            "evaluate.match_radius_nm has no value for the label 2",
+        ),
+        ({"tolerance": 3}, "did you mean evaluate.tolerance_nm?"),
+    ],
+)
+def test_what_an_evaluation_cannot_use_is_named(lab, keys, says):
+    lab.write("labels/TS_1.mrc", HEADER)
+    lab.write("empty/readme.txt")
+    assert says in "\n".join(lab.mistakes(lamella=evaluated(**keys)))
+
+
+def test_thresholds_of_masks_that_are_cleaned_are_not_chosen(lab):
+    lab.write("labels/TS_1.mrc", HEADER)
+    stage = with_key(evaluated(choose_thresholds=True), "parameters.network.postprocessing", True)
+    assert "tells nothing of masks that are cleaned" in "\n".join(lab.mistakes(lamella=stage))
+
+
+def test_a_file_that_was_written_with_thresholds_is_not_overwritten(lab):
+    lab.write("labels/TS_1.mrc", HEADER)
+    path = "predictions/lamella/evaluation/config_with_thresholds.yaml"
+    lab.write(path, yaml.safe_dump(evaluated(choose_thresholds=True)).encode())
+    with pytest.raises(InputError, match=r"would write this file, .* anew; copy it"):
+        read_configuration({"predict": {"lamella": path}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kept"),
+    [
+        ("parameters.network.threshold", 0.3, {}),
+        ("parameters.network.threshold", [0.3, 0.4], {"runners_up": True}),
+        ("parameters.network.threshold", {2: 0.4}, {"runners_up": True}),
+        ("evaluate", {"labels_folder": "labels"}, {}),
+        ("evaluate", {"labels_folder": "labels", "choose_thresholds": True}, {"runners_up": True}),
+    ],
+)
+def test_scores_keep_what_thresholds_by_class_need_only_for_these(lab, key, value, kept):
+    lab.write("labels/TS_1.mrc", HEADER)
+    stages, _ = lab.read(lamella=with_key(LAMELLA, key, value))
+    plain, _ = lab.read(lamella=LAMELLA)
+    score = plan.prediction(stages, "lamella")["score"]
+    assert score == plan.prediction(plain, "lamella")["score"] | kept
 
 
 # What jobs ask for

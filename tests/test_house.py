@@ -85,7 +85,7 @@ def test_the_rule_graph_in_the_readme_is_the_demos(tmp_path):
 @pytest.mark.parametrize("option", [["--dag", "dot"], ["--filegraph"], ["--summary"]], ids=" ".join)
 def test_the_dag_can_be_looked_at(option, tmp_path):
     printed = printed_for_the_demo(tmp_path, *option)
-    for step in ("lamella_score_voxels", "semantic_train_model", "demo_evaluate_labels"):
+    for step in ("lamella_score_voxels", "semantic_train_model", "semantic_evaluate_labels"):
         assert step in printed
 
 

@@ -122,7 +122,7 @@ def test_sizes_that_fit_no_label_are_refused(sizes, channels, complaint):
 
 def test_a_size_for_the_background_is_told_to_have_no_effect(caplog):
     assert size_per_label([50, -1, -1], 3).tolist() == [-1, -1, -1]
-    assert "label 0 is background; its size has no effect" in caplog.text
+    assert "label 0 is background; its entry has no effect" in caplog.text
 
 
 def test_one_channel_gives_label_1_from_the_threshold_on():

@@ -4,6 +4,7 @@ from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 
 from cryoseg import folders
+from cryoseg.evaluation_checks import evaluation_mistakes
 from cryoseg.folders import VARIABLE, identity, some, unusable, unusable_path
 from cryoseg.label_checks import label_file_mistakes, labelling_mistakes, merge_mistakes
 from cryoseg.prediction_checks import stage_mistakes
@@ -122,6 +123,10 @@ def _value_mistakes(stages, files):
                 f"{files['predict', name]}parameters.data.min is {low:g} and max {high:g}; "
                 "min must be below max"
             )
+        if stage["evaluate"]:
+            begin = files["predict", name]
+            file = begin.removesuffix(": ")
+            yield from (begin + sentence for sentence in evaluation_mistakes(stage, file))
     for name, entry in stages.label.items():
         yield from (files["label", name] + sentence for sentence in labelling_mistakes(entry))
     for name, entry in stages.train.items():

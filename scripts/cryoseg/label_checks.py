@@ -51,7 +51,8 @@ def label_file_mistakes(stages, name, begin):
     for file in sorted(set(entry["files"] or ()) - set(known)):
         yield f"{begin}files: {file} is not in {tomograms.folder}{nearest(file, known)}"
     if "positions" in entry:
-        yield from _position_mistakes(stages, name, begin)
+        files = sources(entry["positions"]).values()
+        yield from position_mistakes(files, stages.names_to_label(name), begin)
     for path in sources(entry["averages"]).values() if "averages" in entry else ():
         if reason := unusable_path(path):
             yield f"{begin}averages: {path} {reason}"
@@ -59,16 +60,19 @@ def label_file_mistakes(stages, name, begin):
             yield f"{begin}averages: {path} does not exist; name the file of the average (.mrc)"
 
 
-def _position_mistakes(stages, name, begin):
-    entry = stages.label[name]
-    files = list(sources(entry["positions"]).values())
+def position_mistakes(files, names, begin):
+    """Files of positions that will not be found.
+
+    files: their paths, which may have {tomogram} in them; names: of the tomograms
+    """
+    files = list(files)
     for path in files:
         if reason := unusable_path(path.replace(TOMOGRAM, "")):
             yield f"{begin}positions: {path} {reason}"
     if len({TOMOGRAM in path for path in files}) > 1:
         yield f"{begin}positions: write {TOMOGRAM} into all of the file names or into none"
         return
-    names = stages.names_to_label(name) if TOMOGRAM in files[0] else [""]
+    names = names if TOMOGRAM in files[0] else [""]
     paths = dict.fromkeys(path.replace(TOMOGRAM, each) for each in names for path in files)
     if lacking := [path for path in paths if not os.path.isfile(path)]:
         yield f"{begin}positions: {some(lacking)} cannot be found; name STAR or CSV files"

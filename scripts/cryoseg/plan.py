@@ -1,11 +1,13 @@
 """What the rules of each entry are given, and the files that can be asked for.
 
 Plain values only, each step with what it depends on and nothing else: a change in them is a reason
-to run the step again. plan_labels.py and plan_training.py do this for labels and trainings.
+to run the step again. plan_labels.py, plan_training.py and plan_evaluation.py do this for
+labels, trainings and evaluations.
 """
 
 import json
 
+from cryoseg.evaluation_stages import chooses_thresholds
 from cryoseg.folders import spelled
 from cryoseg.plan_checks import (
     admissions,
@@ -15,6 +17,7 @@ from cryoseg.plan_checks import (
     companions_of,
     positions_of,
 )
+from cryoseg.plan_evaluation import evaluation, evaluation_files, threshold_files
 from cryoseg.plan_labels import labelling
 from cryoseg.plan_parts import INTENSITY_KEYS, aliases, records, volume, with_aliases
 from cryoseg.plan_training import training
@@ -25,6 +28,7 @@ __all__ = [
     "checked_for",
     "checks",
     "companions_of",
+    "evaluation",
     "labelling",
     "positions_of",
     "training",
@@ -48,7 +52,6 @@ def simulation(stages, name):
         folder, ending = stages.masks(drawn)
         paths |= {
             "pictures": f"{paths['tomograms']}/pictures",
-            "evaluation": f"{paths['tomograms']}/evaluation",
             "predicted": stages.tomograms_to_predict(drawn).folder,
             "masks": folder,
             "mask_ending": ending,
@@ -58,10 +61,6 @@ def simulation(stages, name):
         "paths": paths | records(name),
         "settings": entry,
         "draw": None if drawn is None else {"class_names": SIMULATED_CLASSES},
-        "evaluate": {
-            "stages": ["lamella", "classes"],
-            "class_names": [["lamella"], SIMULATED_CLASSES],
-        },
         "volume": {"shape": entry["shape"], "files": []},
     }
 
@@ -122,7 +121,7 @@ def prediction(stages, name):
         "mrc": stage["save_original_file_extension"],
         "asked_of_model": _asked_of_model(network) | {"masks": int(stages.makes_masks(name))},
         "inspect": {key: network[key] for key in NETWORK_KEYS},
-        "score": {"data": intensities, "precision": speed["precision"]} | keep,
+        "score": {"data": intensities, "precision": speed["precision"]} | keep | _ranks(stage),
         "label": {key: network[key] for key in LABEL_KEYS} | _by_label(network) | keep,
         "speed": _as_resources(speed),
         "volume": volume(tomograms),
@@ -146,25 +145,35 @@ def _as_resources(speed):
 
 def _asked_of_model(network):
     """What label_voxels will ask of the model, as resources: it is no reason to score again."""
-    sizes = _by_label(network).get("postprocessing_sizes", network["postprocessing_sizes"])
+    given = network | _by_label(network)
     return {
         "one_channel": int(network["postprocessing"]),
         "out_channels": network["out_channels"] or 0,
-        "postprocessing_sizes": json.dumps(sizes),
+        "postprocessing_sizes": json.dumps(given["postprocessing_sizes"]),
+        "threshold": json.dumps(given["threshold"]),
     }
 
 
 def _by_label(network):
-    """Sizes given by label, the labels as numbers and in order."""
-    sizes = network["postprocessing_sizes"]
-    if not isinstance(sizes, dict):
-        return {}
-    return {"postprocessing_sizes": {int(label): sizes[label] for label in sorted(sizes, key=int)}}
+    """Sizes and thresholds given by label, the labels as numbers and in order."""
+    given = {key: network[key] for key in ("threshold", "postprocessing_sizes")}
+    return {
+        key: {int(label): value[label] for label in sorted(value, key=int)}
+        for key, value in given.items()
+        if isinstance(value, dict)
+    }
+
+
+def _ranks(stage):
+    """What thresholds by class need of the scores; nothing more where there is one for all."""
+    by_class = isinstance(stage["parameters"]["network"]["threshold"], (list, dict))
+    return {"runners_up": True} if by_class or chooses_thresholds(stage) else {}
 
 
 def targets(stages):
     """Lists of the files that can be asked for, by target."""
-    files = {"simulate": [], "scale": [], "label": [], "train": [], "predict": [], "demo": []}
+    steps = ("simulate", "scale", "label", "train", "predict", "evaluate")
+    files = {step: [] for step in (*steps, "thresholds", "demo")}
     for name in stages.simulate:
         given = simulation(stages, name)
         names = stages.names_by(stages.writer_of(given["paths"]["tomograms"]))
@@ -172,8 +181,7 @@ def targets(stages):
             files["simulate"] += [f"{given['paths'][key]}/{each}.mrc" for each in sorted(names)]
         if given["draw"]:
             drawn = set(stages.names_to_predict(drawn_stage(stages, name))) & names
-            for key, ending in (("pictures", ".png"), ("evaluation", ".tsv")):
-                files["demo"] += [f"{given['paths'][key]}/{each}{ending}" for each in sorted(drawn)]
+            files["demo"] += [f"{given['paths']['pictures']}/{each}.png" for each in sorted(drawn)]
     for name, entry in stages.scale.items():
         folder = spelled(entry["output_path"])
         files["scale"] += [f"{folder}/{each}.mrc" for each in stages.names_to_scale(name)]
@@ -188,7 +196,12 @@ def targets(stages):
             files["predict"] += [f"{folder}/{each}{end}" for end in ends]
     names = sorted(set(check_names(stages).values()))
     files["check"] = [f"checks/{check}.tsv" for check in names]
-    steps = ("simulate", "scale", "label", "train", "predict")
+    for name in stages.stages_to_evaluate():
+        files["evaluate"] += evaluation_files(stages, name)
+        if chooses_thresholds(stages.predict[name]):
+            files["thresholds"] += threshold_files(stages, name)
+    if files["demo"]:
+        files["demo"] += files["evaluate"]
     return files | {"all": [file for step in steps for file in files[step]]}
 
 

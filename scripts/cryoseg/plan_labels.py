@@ -18,9 +18,9 @@ def labelling(stages, name):
     tomograms, positions = stages.tomograms_to_label(name), sources(entry["positions"])
     settings |= {key: entry[key] for key in POSITION_KEYS}
     settings |= {
-        "labels_of_files": _labels(positions),
+        "labels_of_files": labels_of_files(positions),
         "per_tomogram": any(TOMOGRAM in path for path in positions.values()),
-        "labels": _classes(entry["labels"]),
+        "labels": classes_of(entry["labels"]),
     }
     given = {
         "kind": entry["kind"],
@@ -29,12 +29,12 @@ def labelling(stages, name):
         "volume": volume(tomograms),
     }
     if entry["kind"] == "particles":
-        return given | {"settings": settings | {"radius": _one_or_by_label(entry["radius"])}}
+        return given | {"settings": settings | {"radius": one_or_by_label(entry["radius"])}}
     averages = sources(entry["averages"])
     settings |= {key: entry[key] for key in ("invert", "average_voxel_size")}
     settings |= {
-        "labels_of_averages": _labels(averages),
-        "threshold": _one_or_by_label(entry["threshold"]),
+        "labels_of_averages": labels_of_files(averages),
+        "threshold": one_or_by_label(entry["threshold"]),
     }
     return given | {"averages": list(averages.values()), "settings": settings}
 
@@ -55,16 +55,17 @@ def _merging(stages, name, paths, settings):
     }
 
 
-def _labels(by):
+def labels_of_files(by):
     """Labels of a list of files, or None where one file is for all."""
     return None if None in by else list(by)
 
 
-def _one_or_by_label(value):
+def one_or_by_label(value):
+    """One value for all labels as it is, or a mapping by number, in order."""
     return by_label(value) if isinstance(value, dict) else value
 
 
-def _classes(labels):
+def classes_of(labels):
     """Labels of classes, in one order however they were written."""
     if not isinstance(labels, dict):
         return labels

@@ -27,23 +27,22 @@ def label_scores(name, scores, mask, settings):
     name:     of the tomogram, for the log
     scores:   as in threshold_scores, and `attrs["channels"]` of the network
     mask:     as in threshold_scores
-    settings: {threshold, postprocessing, 3d_postprocessing, postprocessing_sizes, ...}; threshold
-              None means 0.9 for one channel, 0.1 for several
+    settings: {threshold (see threshold_per_label), postprocessing, 3d_postprocessing,
+              postprocessing_sizes, ...}
     Returns the labels, (Z, Y, X) uint8, and the settings with the threshold used.
     """
     channels = int(scores.attrs["channels"])
     _check(name, channels, settings)
     sizes = size_per_label(settings["postprocessing_sizes"], channels)
-    threshold = settings["threshold"]
-    if threshold is None:
-        threshold = DEFAULT_THRESHOLD if channels == 1 else DEFAULT_THRESHOLD_CLASSES
-    labels, largest = threshold_scores(scores, threshold, mask)
+    thresholds = threshold_per_label(settings["threshold"], channels)
+    labels, largest = threshold_scores(scores, thresholds, mask)
+    used = used_thresholds(thresholds)
     if scores.attrs.get("scored_voxels", 1) == 0:
         logger.warning("%s: the mask is empty, so all labels are 0", name)
     elif not labels.any():
         logger.warning(
-            "%s: no voxel gets a label at threshold %g, all are 0; the largest probability is %.3f",
-            name, threshold, largest,
+            "%s: no voxel gets a label at threshold %s, all are 0; the largest probability is %.3f",
+            name, used, largest,
         )  # fmt: skip
     _log_removed(name, sizes, remove_small(labels, sizes))
     if settings["postprocessing"] and labels.any():
@@ -51,7 +50,7 @@ def label_scores(name, scores, mask, settings):
         labels = mask_found.view(np.uint8)
         apply_mask(labels, mask)
     _log_shares(name, labels, max(channels, 2))
-    return labels, settings | {"threshold": threshold}
+    return labels, settings | {"threshold": used}
 
 
 def _log_shares(name, labels, classes):
@@ -78,31 +77,80 @@ def _check(name, channels, settings):
         logger.warning("%s: 3d_postprocessing has no effect without postprocessing", name)
 
 
-def threshold_scores(scores, threshold, mask=None):
+def threshold_scores(scores, thresholds, mask=None):
     """Labels where the probability reaches the threshold, 0 elsewhere.
 
-    scores:    holds `probability` (Z, Y, X) uint16 in steps of 1/65535 and, if the model has
-               several channels, `winner` (Z, Y, X) uint8; arrays or HDF5 datasets, read in slabs
-    threshold: of the probability, 0 to 1; reached at equality
-    mask:      (Z, Y, X), anything to slice with 0 where no label may be; None for no mask
+    scores:     holds `probability` (Z, Y, X) uint16 in steps of 1/65535 and, if the model has
+                several channels, `winner` (Z, Y, X) uint8, and where thresholds differ the
+                `runner_up` and `runner_up_probability` (see cryoseg.scores); arrays or HDF5
+                datasets, read in slabs
+    thresholds: of the probability, 0 to 1, reached at equality: one, or an array by label
+    mask:       (Z, Y, X), anything to slice with 0 where no label may be; None for no mask
     Returns the labels, (Z, Y, X) uint8 (1 for a one-channel model), and the largest probability.
+
+    Probabilities below their class's threshold become 0, then the largest wins; the background
+    has no threshold. Raises InputError where thresholds differ and there is no runner_up.
     """
     probability, winner = scores["probability"], scores.get("winner")
     labels = np.zeros(probability.shape, np.uint8)
-    # Rounded as the probabilities are, so none that reaches the threshold is lost.
-    lowest = int(np.rint(threshold * PROBABILITY_STEPS))
+    lowest = stored_thresholds(thresholds)
+    others = None if winner is None or np.ptp(lowest) == 0 else _runners_up(scores)
     largest = 0
     for piece in _layers(labels.shape):
         values = probability[piece]
-        np.greater_equal(values, lowest, out=labels[piece].view(bool))
-        foreground = True
-        if winner is not None:
+        if winner is None:
+            foreground = True
+            np.greater_equal(values, lowest[1], out=labels[piece].view(bool))
+        else:
             classes = winner[piece]
-            labels[piece] *= classes
             foreground = classes != 0
+            reached = values >= (lowest[1] if others is None else lowest[classes])
+            np.multiply(classes, reached, out=labels[piece])
+            if others is not None:
+                _label_runners_up(labels[piece], foreground & ~reached, piece, others, lowest)
         largest = max(largest, int(np.max(values, where=foreground, initial=0)))
     apply_mask(labels, mask)
     return labels, largest / PROBABILITY_STEPS
+
+
+def stored_thresholds(thresholds):
+    """Thresholds by label, (256,), as probabilities are stored: one for all, or an array by label.
+
+    Rounded as the probabilities are, so none that reaches the threshold is lost.
+    """
+    steps = np.rint(np.asarray(thresholds, float) * PROBABILITY_STEPS).astype(np.uint16)
+    if steps.ndim == 0:
+        return np.full(256, steps)
+    lowest = np.full(256, steps[1])  # the background has none, and other labels do not occur
+    lowest[1 : len(steps)] = steps[1:]
+    return lowest
+
+
+def _runners_up(scores):
+    """The datasets (ranks, Z, Y, X) of the classes after the winner, and their probabilities."""
+    found = scores.get("runner_up"), scores.get("runner_up_probability")
+    if any(each is None for each in found):
+        raise InputError(
+            f"{getattr(scores, 'filename', 'the scores')}: only the winning class was kept, and "
+            "thresholds that differ need those after it too; delete the file, so that they are "
+            "computed anew"
+        )
+    return found
+
+
+def _label_runners_up(labels, waiting, piece, others, lowest):
+    """Label voxels whose winner failed by the next class that reaches its threshold, in place.
+
+    labels, waiting: (z, Y, X) of this piece, waiting where the background is not reached yet
+    """
+    for rank in range(others[0].shape[0]):
+        if not waiting.any():
+            return
+        classes, values = (dataset[rank, piece] for dataset in others)
+        waiting &= classes != 0
+        reached = waiting & (values >= lowest[classes])
+        np.copyto(labels, classes, where=reached)
+        waiting &= ~reached
 
 
 def apply_mask(labels, mask):
@@ -117,6 +165,55 @@ def _layers(shape):
     return (slice(start, min(start + CHUNK[0], shape[0])) for start in range(0, shape[0], CHUNK[0]))
 
 
+def threshold_per_label(threshold, channels):
+    """The threshold of every label: a float array, 0 for label 0, which has none.
+
+    threshold: one number for all; a list with one entry per foreground class, which starts at label
+               1, or per channel of the network, which starts at label 0; a mapping by label, with
+               the default for labels that it does not name; None is the default: 0.9 for one
+               channel, 0.1 for several
+    channels:  of the network; one channel has the labels 0 and 1
+    """
+    default = DEFAULT_THRESHOLD if channels == 1 else DEFAULT_THRESHOLD_CLASSES
+    if threshold is None:
+        threshold = default
+    per_label = np.full(max(channels, 2), default)
+    if isinstance(threshold, (int, float)):
+        per_label[:] = threshold
+    else:
+        for label, value in _by_label("threshold", threshold, channels).items():
+            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise InputError(
+                    f"threshold has {value!r} for label {label}; it must be a number from 0 to 1"
+                )
+            per_label[label] = value
+    per_label[0] = 0
+    return per_label
+
+
+def used_thresholds(thresholds):
+    """Thresholds by label as a stage file has them: one number, or a mapping where they differ."""
+    found = {label: float(value) for label, value in enumerate(thresholds) if label}
+    return found if len(set(found.values())) > 1 else found[1]
+
+
+def _by_label(key, values, channels):
+    """A list or a mapping of a stage file as {label: value}, background left out.
+
+    key: what messages call it. Raises InputError for labels that the model does not have.
+    """
+    labels = max(channels, 2)
+    if not isinstance(values, Mapping):
+        values = dict(enumerate(values, start=_first_label(key, len(values), channels)))
+        if values.pop(0, -1) > 0:
+            logger.warning("%s: label 0 is background; its entry has no effect", key)
+    known = {str(label): label for label in range(1, labels)}
+    for label in values:
+        if str(label) not in known:
+            raise InputError(f"{key} names label {label}; the model has labels 1 to {labels - 1}")
+    return {known[str(label)]: value for label, value in values.items()}
+
+
 def size_per_label(sizes, channels):
     """Which components `postprocessing_sizes` removes, for every label.
 
@@ -125,41 +222,31 @@ def size_per_label(sizes, channels):
     channels: of the network; one channel has the labels 0 and 1
     Returns an int array: components of the label of at most that many voxels go, -1 keeps all.
     """
-    labels = max(channels, 2)
-    if sizes is None:
-        sizes = {}
-    elif not isinstance(sizes, Mapping):
-        sizes = dict(enumerate(sizes, start=_first_label(len(sizes), channels)))
-        if sizes.pop(0, -1) > 0:
-            logger.warning("postprocessing_sizes: label 0 is background; its size has no effect")
-    known = {str(label): label for label in range(1, labels)}
-    per_label = np.full(labels, -1)
-    for label, size in sizes.items():
-        if str(label) not in known:
-            raise InputError(
-                f"postprocessing_sizes names label {label}; the model has labels 1 to {labels - 1}"
-            )
+    per_label = np.full(max(channels, 2), -1)
+    sizes = {} if sizes is None else sizes
+    for label, size in _by_label("postprocessing_sizes", sizes, channels).items():
         if not isinstance(size, int) or size < -1:
             raise InputError(
                 f"postprocessing_sizes has {size!r} for label {label}; "
                 "it must be a whole number of voxels, or -1 to keep all components"
             )
-        per_label[known[str(label)]] = size
+        per_label[label] = size
     return per_label
 
 
-def _first_label(entries, channels):
-    """Label that a list of so many sizes starts with."""
+def _first_label(key, entries, channels):
+    """Label that a list of so many entries starts with."""
     foreground = max(channels, 2) - 1
     if entries == foreground:
         return 1
     if entries == channels:
         return 0
-    ways = [f"{foreground} entries starting at label 1", "a mapping of labels such as {1: 5000}"]
+    example = "{1: 5000}" if key == "postprocessing_sizes" else "{1: 0.5}"
+    ways = [f"{foreground} entries starting at label 1", f"a mapping of labels such as {example}"]
     if channels > 1:
         ways.insert(1, f"{channels} entries starting at label 0")
     raise InputError(
-        f"postprocessing_sizes has {entries} entries; the model has {channels} channels, "
+        f"{key} has {entries} entries; the model has {channels} channels, "
         f"so give {' or '.join(ways)}"
     )
 

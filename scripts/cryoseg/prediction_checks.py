@@ -4,6 +4,7 @@ import os
 from collections import Counter
 
 from cryoseg import folders
+from cryoseg.evaluation_checks import evaluation_file_mistakes
 from cryoseg.folders import nearest, some
 from cryoseg.name_checks import look_alikes
 
@@ -14,6 +15,8 @@ def stage_mistakes(stages, name, begin):
     yield from _test_file_mistakes(stage, stages.tomograms_to_predict(name), begin)
     if stage["mask_folder"]:
         yield from _mask_mistakes(stages, name, begin)
+    if stage["evaluate"]:
+        yield from evaluation_file_mistakes(stages, name, begin)
 
 
 def _test_file_mistakes(stage, tomograms, begin):

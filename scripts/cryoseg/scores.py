@@ -3,6 +3,11 @@
 One channel: the probability. Several: the winning class and its probability, which is enough,
 because zeroing every probability below a threshold and taking the largest class gives the winner
 where its probability reaches the threshold, and 0 elsewhere.
+
+Where thresholds differ by class, the winner may fail its own and the next class reach a lower one.
+For that, the classes after the winner are kept too (`runner_up`, `runner_up_probability`: C - 2
+volumes for C classes), in the order of their probabilities and only down to the background, which
+has no threshold: so they are nearly empty where the network is sure.
 """
 
 import json
@@ -30,16 +35,30 @@ class ScoresWriter:
     channels:      of the network; 1 means probabilities of one class
     probabilities: keep all channels' probabilities, as `probs`
     distances:     keep the raw distances, as `distances`
+    runners_up:    keep the classes after the winner, for thresholds by class
     attributes:    text, numbers or sequences of numbers; mappings are stored as JSON text
     """
 
-    def __init__(self, path, shape, channels, attributes, probabilities=False, distances=False):
+    def __init__(
+        self,
+        path,
+        shape,
+        channels,
+        attributes,
+        probabilities=False,
+        distances=False,
+        runners_up=False,
+    ):
         self.file = h5py.File(path, "w", **CHUNK_CACHE)
         fast = hdf5plugin.Blosc2(cname="zstd", clevel=1, filters=hdf5plugin.Blosc2.BITSHUFFLE)
         small = {"shape": shape, "chunks": _chunk(CHUNK, shape), **fast}
         self.file.create_dataset("probability", dtype=np.uint16, **small)
         if channels > 1:
             self.file.create_dataset("winner", dtype=np.uint8, **small)
+        if runners_up and channels > 2:
+            ranks = small | {"shape": (channels - 2, *shape), "chunks": (1, *small["chunks"])}
+            self.file.create_dataset("runner_up", dtype=np.uint8, **ranks)
+            self.file.create_dataset("runner_up_probability", dtype=np.uint16, **ranks)
         for name, wanted in (("probs", probabilities), ("distances", distances)):
             if wanted:
                 self.file.create_dataset(
@@ -67,7 +86,11 @@ class ScoresWriter:
         """
         place = tuple(slice(start, stop) for start, stop in box)
         for name, values in scores.items():
-            self.file[name][(..., *place)] = values
+            if name.startswith("runner_up"):
+                for rank in np.flatnonzero(values.any(axis=(1, 2, 3))):
+                    self.file[name][(rank, *place)] = values[rank]
+            else:
+                self.file[name][(..., *place)] = values
 
     def __enter__(self):
         return self

@@ -43,14 +43,22 @@ class Scorer:
     device, dtype: where and in which floating-point type it computes
     probabilities: return all channels' probabilities too
     distances:     return the distance head's raw output too
+    runners_up:    return the classes after the winner too
     """
 
     def __init__(
-        self, network, device="cpu", dtype=torch.float32, probabilities=False, distances=False
+        self,
+        network,
+        device="cpu",
+        dtype=torch.float32,
+        probabilities=False,
+        distances=False,
+        runners_up=False,
     ):
         self.sizes = network.sizes
         self.device, self.dtype = torch.device(device), dtype
         self.probabilities, self.distances = probabilities, distances
+        self.runners_up = runners_up and self.sizes.out_channels > 2
         self.flat = self.sizes.spatial_dims == 2
         layout = torch.channels_last if self.flat else torch.channels_last_3d
         self.network = fold_norms(network).to(self.device, dtype).to(memory_format=layout)
@@ -71,7 +79,8 @@ class Scorer:
         batch: (N, Z, Y, X) float32 array of normalised voxels, sizes multiples of the stride
         kept:  (start, stop) per axis, the centre inside the tile
         Returns dataset names to arrays: `probability` uint16 (N, z, y, x); with several channels
-        `winner` uint8; if asked for `probs` and `distances`, float32 (N, channels, z, y, x).
+        `winner` uint8; if asked for `probs` and `distances`, float32 (N, channels, z, y, x), and
+        `runner_up` uint8 and `runner_up_probability` uint16 (N, channels - 2, z, y, x).
         """
         tiles = torch.from_numpy(batch).to(self.device)
         with torch.inference_mode():
@@ -111,7 +120,10 @@ class Scorer:
             exponentials = logits.sub_(largest).exp_()
             sums = exponentials.sum(dim=1, keepdim=True)
             scores = {"winner": winner[:, 0].to(torch.uint8), "probability": 1 / sums[:, 0]}
-            probs = exponentials.div_(sums) if self.probabilities else None
+            all_wanted = self.probabilities or self.runners_up
+            probs = exponentials.div_(sums) if all_wanted else None
+            if self.runners_up:
+                scores |= _runners_up(probs, winner)
         return scores | ({"probs": probs} if self.probabilities else {})
 
     def peak_bytes(self, tile):
@@ -145,8 +157,26 @@ class Scorer:
         return per_box, per_centre, self.peak_bytes(thin) / volume
 
 
+def _runners_up(probs, winner):
+    """The classes after the winner down to the background, most probable first, and these numbers.
+
+    probs: (N, channels, z, y, x); winner: (N, 1, z, y, x)
+    Returns datasets (N, channels - 2, z, y, x), 0 from the background on. More there cannot be:
+    of all channels one is the winner and one the background.
+    """
+    # The winner is taken out first: where classes are equally probable, it stays the same one.
+    others = probs.scatter(1, winner, -1.0)
+    ordered, classes = others.sort(dim=1, descending=True, stable=True)
+    ordered, classes = ordered[:, :-2], classes[:, :-2]
+    known = ((classes != 0).cumprod(1) * (winner != 0)).bool()
+    return {
+        "runner_up": (classes * known).to(torch.uint8),
+        "runner_up_probability": ordered * known,
+    }
+
+
 def _stored(name, values):
     """Tensor on the CPU -> array as it is stored."""
-    if name != "probability":
+    if not name.endswith("probability"):
         return values.numpy()
     return np.rint(values.numpy() * np.float32(PROBABILITY_STEPS)).astype(np.uint16)

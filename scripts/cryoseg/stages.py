@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from cryoseg.evaluation_stages import EvaluationStages
 from cryoseg.folders import file_names, identity, spelled
 from cryoseg.label_stages import LabelStages
 from cryoseg.training_stages import TrainingStages
@@ -13,7 +14,7 @@ READS = {"scale": "input_path", "label": "kind", "train": "data_folder", "predic
 
 
 @dataclass
-class Stages(TrainingStages, LabelStages):
+class Stages(TrainingStages, LabelStages, EvaluationStages):
     """Entries of the configuration by name, each with all its keys as config/schemas has them.
 
     A key that is mistaken or missing may be absent from an entry.

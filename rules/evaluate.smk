@@ -1,0 +1,179 @@
+"""One prediction stage against true labels, tomogram by tomogram and all together.
+
+In:  <predictions>/{tomogram}_preds.h5, <truth>/{tomogram}<truth_ending>,
+     <counted>/{tomogram}<counted_ending> if only voxels within masks count, files of positions,
+     <compared>/{tomogram}<compared_ending> where another model predicted the tomogram too
+Out: <evaluation>/{tomogram}_evaluation.tsv, <evaluation>/summary.tsv, <evaluation>/comparison.tsv,
+     and where thresholds are chosen, <evaluation>/config_with_thresholds.yaml
+"""
+
+from functools import partial
+
+from cryoseg.job_resources import SLABWISE_MB, label_memory, slabwise_minutes, voxel_count
+
+MASK = {"mask": "<counted>/{tomogram}<counted_ending>"} if config["masked"] else {}
+POSITIONS = {"positions": config["positions"]} if config["positions"] else {}
+COMPARISON = {"comparison": "<evaluation>/comparison.tsv"} if config["compared"] else {}
+
+voxels = partial(voxel_count, config["volume"])
+
+
+COMPARED = (
+    {"compared": lambda wildcards: config["compared"].get(wildcards.tomogram, [])}
+    if config["compared"]
+    else {}
+)
+
+
+rule evaluate_labels:
+    """Measure how the labels of a tomogram agree with the true ones, class by class."""
+    input:
+        **MASK,
+        **POSITIONS,
+        **COMPARED,
+        predicted="<predictions>/{tomogram}_preds.h5",
+        truth="<truth>/{tomogram}<truth_ending>",
+    output:
+        table="<evaluation>/{tomogram}_evaluation.tsv",
+    log:
+        "<logs>/evaluate_labels/{tomogram}.log",
+    benchmark:
+        "<benchmarks>/evaluate_labels/{tomogram}.tsv"
+    wildcard_constraints:
+        tomogram="[^/]+",
+    group:
+        "cpu_evaluate"
+    conda:
+        "../envs/cryoseg.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: (
+            label_memory(voxels(wildcards.tomogram), attempt)
+            if config["positions"]
+            else attempt * SLABWISE_MB
+        ),
+        runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
+    params:
+        settings=config["evaluate"],
+    script:
+        "../scripts/evaluate_labels.py"
+
+
+rule summarise_evaluation:
+    """Sum up the evaluations of all tomograms of a stage, and compare it with another one."""
+    input:
+        tables=lambda wildcards: config["tables"]["evaluation"],
+    output:
+        **COMPARISON,
+        summary="<evaluation>/summary.tsv",
+    log:
+        "<logs>/summarise_evaluation.log",
+    benchmark:
+        "<benchmarks>/summarise_evaluation.tsv"
+    conda:
+        "../envs/cryoseg.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+        runtime=10,
+    params:
+        settings=config["summarise"],
+    script:
+        "../scripts/summarise_evaluation.py"
+
+
+if config["chooses"]:
+
+    rule try_thresholds:
+        """Count the voxels of each class of a tomogram at every threshold."""
+        input:
+            **MASK,
+            scores="<predictions>/scores/{tomogram}_scores.h5",
+            truth="<truth>/{tomogram}<truth_ending>",
+        output:
+            table="<evaluation>/{tomogram}_thresholds.tsv",
+        log:
+            "<logs>/try_thresholds/{tomogram}.log",
+        benchmark:
+            "<benchmarks>/try_thresholds/{tomogram}.tsv"
+        wildcard_constraints:
+            tomogram="[^/]+",
+        group:
+            "cpu_try_thresholds"
+        conda:
+            "../envs/cryoseg.yaml"
+        resources:
+            mem_mb=lambda wildcards, attempt: label_memory(voxels(wildcards.tomogram), attempt),
+            runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
+        params:
+            settings=config["try_thresholds"],
+        script:
+            "../scripts/try_thresholds.py"
+
+    rule choose_thresholds:
+        """Choose the threshold of each class that gives the largest mean Dice."""
+        input:
+            tables=lambda wildcards: config["tables"]["thresholds"],
+        output:
+            chosen="<evaluation>/thresholds.tsv",
+        log:
+            "<logs>/choose_thresholds.log",
+        benchmark:
+            "<benchmarks>/choose_thresholds.tsv"
+        conda:
+            "../envs/cryoseg.yaml"
+        resources:
+            mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+            runtime=10,
+        params:
+            settings=config["choose_thresholds"],
+        script:
+            "../scripts/choose_thresholds.py"
+
+    rule try_sizes:
+        """Count the voxels of each class that stay where small components are removed."""
+        input:
+            **MASK,
+            scores="<predictions>/scores/{tomogram}_scores.h5",
+            truth="<truth>/{tomogram}<truth_ending>",
+            thresholds="<evaluation>/thresholds.tsv",
+        output:
+            table="<evaluation>/{tomogram}_sizes.tsv",
+        log:
+            "<logs>/try_sizes/{tomogram}.log",
+        benchmark:
+            "<benchmarks>/try_sizes/{tomogram}.tsv"
+        wildcard_constraints:
+            tomogram="[^/]+",
+        group:
+            "cpu_try_sizes"
+        conda:
+            "../envs/cryoseg.yaml"
+        resources:
+            mem_mb=lambda wildcards, attempt: label_memory(voxels(wildcards.tomogram), attempt),
+            runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
+        params:
+            settings=config["try_sizes"],
+        script:
+            "../scripts/try_sizes.py"
+
+    rule choose_sizes:
+        """Choose which components go, and write a configuration to predict with."""
+        input:
+            tables=lambda wildcards: config["tables"]["sizes"],
+            thresholds="<evaluation>/thresholds.tsv",
+        output:
+            chosen="<evaluation>/sizes.tsv",
+            picture="<evaluation>/thresholds.png",
+            configuration="<evaluation>/config_with_thresholds.yaml",
+        log:
+            "<logs>/choose_sizes.log",
+        benchmark:
+            "<benchmarks>/choose_sizes.tsv"
+        conda:
+            "../envs/cryoseg.yaml"
+        resources:
+            mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+            runtime=10,
+        params:
+            settings=config["choose_sizes"],
+        script:
+            "../scripts/choose_sizes.py"

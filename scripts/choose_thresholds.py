@@ -1,0 +1,34 @@
+"""Choose the threshold of each class by its mean Dice over tomograms."""
+
+from cryoseg.joblog import log_to, logger
+from cryoseg.tables import read_tables, write_table
+from cryoseg.threshold_choice import mean_dice
+from cryoseg.true_labels import with_class_names
+from cryoseg.volumes import as_list
+
+
+def choose_thresholds(tables, chosen, *, settings):
+    """Write mean Dice at each threshold as TSV, with the chosen threshold of each class.
+
+    tables:   what try_thresholds wrote of each tomogram
+    settings: {class_names}
+    """
+    table = with_class_names(mean_dice(read_tables(as_list(tables)), "threshold"), settings)
+    write_table(chosen, table)
+    for label, rows in table.groupby("label"):
+        best, now = rows[rows["chosen"]].iloc[0], rows[rows["now"]].iloc[0]
+        if not best["tomograms"] or not best["dice"] > 0:
+            logger.warning(
+                "label %d (%s): no tomogram tells which threshold is best; it stays at %g",
+                label, best["class"], now["threshold"],
+            )  # fmt: skip
+        logger.info(
+            "label %d (%s): threshold %g with a mean Dice of %.4f over %d tomograms; now %g, %.4f",
+            label, best["class"], best["threshold"], best["dice"], best["tomograms"],
+            now["threshold"], now["dice"],
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    with log_to(snakemake.log[0]):
+        choose_thresholds(**snakemake.input, **snakemake.output, **snakemake.params)

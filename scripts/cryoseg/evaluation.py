@@ -1,0 +1,106 @@
+"""Predicted labels of one tomogram against the true ones: a row of measures for each class."""
+
+import logging
+from math import prod
+
+import numpy as np
+
+from cryoseg.label_making import by_label, known_voxel_size, labels_of, particles_in
+from cryoseg.labels import IGNORED
+from cryoseg.metrics import count_pairs, voxel_measures
+from cryoseg.objects import counted_at, find_objects, match, object_measures
+from cryoseg.positions import read_positions
+from cryoseg.surface_dice import surface_counts, surface_dice
+
+log = logging.getLogger("cryoseg")
+
+ANGSTROM_PER_NM = 10
+
+
+def class_name(label, class_names):
+    """What a label is called: its entry in class_names (labels 1, 2, ...), or `label N`."""
+    named = class_names is not None and label <= len(class_names)
+    return class_names[label - 1] if named else f"label {label}"
+
+
+def measure_classes(compared, voxel_size, tolerance_nm, class_names=None, particles=()):
+    """Measures of each class: a list of dicts, by label.
+
+    compared:     metrics.Compared
+    voxel_size:   z, y, x in Angstrom; a 0 in it is unknown, and lengths are NaN then
+    tolerance_nm: of the surface Dice, in nm
+    class_names:  names of labels 1, 2, ... or None
+    particles:    labels that have positions
+    There is a dict for each label from 1 to the last that has a name or positions, or occurs.
+    """
+    pairs = count_pairs(compared)
+    true_voxels, found_voxels = pairs.sum(1), pairs.sum(0)
+    known = all(voxel_size)
+    voxel_nm = np.array(voxel_size) / ANGSTROM_PER_NM if known else None
+    surfaces = surface_counts(compared, tolerance_nm, voxel_nm) if known else None
+    volume = float(prod(voxel_nm)) if known else np.nan
+    there = np.flatnonzero(true_voxels + found_voxels)
+    there = there[there != IGNORED].tolist()
+    last = max([*there, *particles, len(class_names or ())], default=0)
+    rows = []
+    for label in range(1, last + 1):
+        true, found = int(true_voxels[label]), int(found_voxels[label])
+        common = int(pairs[label, label])
+        rows.append(
+            {
+                "label": label,
+                "class": class_name(label, class_names),
+                "true_voxels": true,
+                "found_voxels": found,
+                "common_voxels": common,
+                **voxel_measures(true, found, common),
+                "surface_dice": surface_dice(surfaces[label]) if known else np.nan,
+                "true_volume_nm3": true * volume,
+                "found_volume_nm3": found * volume,
+            }
+        )
+    return rows
+
+
+def particle_labels(files, settings):
+    """Labels that any tomogram has positions of: sorted.
+
+    files, settings: as in label_making.particles_in
+    """
+    own_labels = settings["labels_of_files"] or [settings["labels"]] * len(files)
+    found = set()
+    for path, labels in zip(files, own_labels, strict=True):
+        found.update(labels_of(read_positions(path), labels).tolist())
+    return sorted(found - {0})
+
+
+def measure_objects(compared, volume, name, files, settings):
+    """Measures of the objects of each particle class: label -> dict.
+
+    compared: metrics.Compared
+    volume:   Volume of the predicted labels, of which only the place counts
+    name:     of the tomogram
+    files:    STAR or CSV files of true positions
+    settings: as in label_making.particles_in, and match_radius_nm, one or by label
+    What lies in voxels that do not count is left out: positions, and objects by their middles.
+    Raises InputError where the voxel size is not known.
+    """
+    voxel_nm = np.array(known_voxel_size(volume)) / ANGSTROM_PER_NM
+    labels = particle_labels(files, settings)
+    radii = by_label(settings["match_radius_nm"], labels, "match_radius_nm")
+    particles = particles_in(volume, name, files, settings)
+    objects = find_objects(compared, labels)
+    measured = {}
+    for label in labels:
+        points = particles.points[particles.labels == label]
+        points, middles = (
+            each[counted_at(compared, each)] * voxel_nm for each in (points, objects[label])
+        )
+        matched = len(match(points, middles, radii[label]))
+        measured[label] = {
+            "true_objects": len(points),
+            "found_objects": len(middles),
+            "matched_objects": matched,
+            **object_measures(len(points), len(middles), matched),
+        }
+    return measured

@@ -1,0 +1,82 @@
+"""What the rules of a stage's evaluation are given."""
+
+from cryoseg.evaluation_stages import CONFIGURATION, chooses_thresholds, evaluation_folder
+from cryoseg.label_stages import TOMOGRAM, sources
+from cryoseg.plan_labels import classes_of, labels_of_files, one_or_by_label
+from cryoseg.plan_parts import aliases, records, volume, with_aliases
+
+# Of each tomogram a table NAME_evaluation.tsv and so on.
+TABLES = ("evaluation", "thresholds", "sizes")
+
+
+def evaluation(stages, name):
+    """What rules/evaluate.smk is given for a stage."""
+    stage = stages.predict[name]
+    wanted, network = stage["evaluate"], stage["parameters"]["network"]
+    folder, ending = stages.true_labels(name)
+    paths = {
+        "evaluation": evaluation_folder(stage),
+        "predictions": stages.writer_of(stage["prediction_folder"]).folder,
+        "truth": folder,
+        "truth_ending": ending,
+    }
+    if masks := stages.evaluation_masks(name):
+        paths |= {"counted": masks[0], "counted_ending": masks[1]}
+    names, compared = stages.names_to_evaluate(name), stages.compared_predictions(name)
+    files = {
+        **{step: [f"{paths['evaluation']}/{each}_{step}.tsv" for each in names] for step in TABLES},
+        "compared": [f"{compared[0]}/{each}{compared[1]}" for each in compared[2]]
+        if compared
+        else [],
+    }
+    awkward = aliases(files)
+    files = with_aliases(files, awkward)
+    labels = {"class_names": wanted["class_names"]}
+    which = {"stages": [name, wanted["compare_with"]] if compared else [name]}
+    positions = [] if wanted["positions"] is None else sources(wanted["positions"])
+    return {
+        "paths": paths | records(name),
+        "tables": {step: files[step] for step in TABLES},
+        "aliases": awkward,
+        "masked": masks is not None,
+        "compared": dict(zip(compared[2], files["compared"], strict=True)) if compared else {},
+        "positions": list(positions.values()) if positions else [],
+        "evaluate": labels
+        | which
+        | {"tolerance_nm": wanted["tolerance_nm"]}
+        | {"particles": _particles(wanted, positions) if positions else None},
+        "summarise": which,
+        "chooses": chooses_thresholds(stage),
+        "try_thresholds": {"threshold": network["threshold"]},
+        "try_sizes": {"postprocessing_sizes": network["postprocessing_sizes"]},
+        "choose_thresholds": labels,
+        "choose_sizes": labels | {"stage": stage},
+        "volume": volume(stages.tomograms_to_predict(name)),
+    }
+
+
+def _particles(wanted, positions):
+    keys = ("coordinate_voxel_size", "name_suffix")
+    return {key: wanted[key] for key in keys} | {
+        "labels_of_files": labels_of_files(positions),
+        "per_tomogram": any(TOMOGRAM in path for path in positions.values()),
+        "labels": classes_of(wanted["labels"]),
+        "allow_empty": True,  # a tomogram without particles is a tomogram to find none in
+        "match_radius_nm": one_or_by_label(wanted["match_radius_nm"]),
+    }
+
+
+def evaluation_files(stages, name):
+    """The tables of a stage's evaluation that can be asked for."""
+    folder = evaluation_folder(stages.predict[name])
+    files = [f"{folder}/{each}_evaluation.tsv" for each in stages.names_to_evaluate(name)]
+    files.append(f"{folder}/summary.tsv")
+    if stages.compared_predictions(name):
+        files.append(f"{folder}/comparison.tsv")
+    return files
+
+
+def threshold_files(stages, name):
+    """What can be asked for where thresholds are chosen for a stage."""
+    folder = evaluation_folder(stages.predict[name])
+    return [f"{folder}/{file}" for file in (CONFIGURATION, "thresholds.png")]

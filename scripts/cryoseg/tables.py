@@ -1,0 +1,24 @@
+"""Tables as TSV files: a line of column names, tabs between, nothing where there is no value."""
+
+import pandas as pd
+
+from cryoseg.volumes import written_aside
+
+# Read as text whatever they look like: a tomogram may be called 001 or NA.
+TEXT = {name: str for name in ("tomogram", "stage", "label", "class", "measure")}
+
+
+def write_table(path, table):
+    """Write a pandas DataFrame; the file gets its name when it is complete."""
+    with written_aside(path) as aside:
+        table.to_csv(aside, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+
+
+def read_table(path):
+    """Read what write_table wrote: a pandas DataFrame."""
+    return pd.read_csv(path, sep="\t", dtype=TEXT, keep_default_na=False, na_values=[""])
+
+
+def read_tables(paths):
+    """Read several tables and put them below each other."""
+    return pd.concat([read_table(path) for path in paths], ignore_index=True)

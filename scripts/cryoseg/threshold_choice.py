@@ -1,0 +1,179 @@
+"""Thresholds and sizes of components with the largest mean Dice over tomograms with true labels.
+
+For each class, voxels are counted at all thresholds at once, with the other classes at the
+thresholds that the stage has now; then, with the chosen thresholds, at all sizes up to which
+components are removed.
+"""
+
+import cc3d
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cryoseg.figures import class_colour
+from cryoseg.labels import IGNORED
+from cryoseg.postprocessing import CONNECTIVITY, stored_thresholds
+from cryoseg.scores import CHUNK, PROBABILITY_STEPS
+from cryoseg.volumes import slabs
+
+THRESHOLDS = np.arange(1, 100) / 100
+# Ten for each power of ten; -1 keeps all.
+SIZES = np.unique([-1, *np.rint(10 ** np.arange(0, 7.05, 0.1)).astype(int)])
+COUNTS = ("true_voxels", "found_voxels", "common_voxels")
+
+
+def count_at_thresholds(scores, true, now):
+    """Count the voxels of each class at each threshold, the others being as they are now.
+
+    scores: as of postprocessing.threshold_scores
+    true:   metrics.TrueLabels
+    now:    thresholds by label, as of postprocessing.threshold_per_label
+    Returns a DataFrame: label, threshold, true_voxels, found_voxels, common_voxels, now (whether
+    this is the threshold that the class has now).
+    """
+    labels = len(now)
+    grids = [np.union1d(THRESHOLDS, now[label : label + 1]) for label in range(labels)]
+    # How many of its class's thresholds each stored probability reaches.
+    reached = np.stack([_reached(grid, len(THRESHOLDS) + 1) for grid in grids])
+    bins = len(THRESHOLDS) + 2
+    found, common = np.zeros((2, labels, bins), np.int64)
+    true_voxels = np.zeros(256, np.int64)
+    lowest = stored_thresholds(now)
+    for start in range(0, true.shape[0], CHUNK[0]):
+        piece = slice(start, min(start + CHUNK[0], true.shape[0]))
+        truth = true[piece].ravel()
+        true_voxels += np.bincount(truth, minlength=256)
+        places = np.flatnonzero(truth != IGNORED)
+        for classes, probability in _ranks(scores, piece):
+            if not places.size:
+                break
+            classes, probability = classes.ravel()[places], probability.ravel()[places]
+            there = classes != 0  # from the background on, nothing can win
+            places, classes, probability = places[there], classes[there], probability[there]
+            cells = classes.astype(np.intp) * bins + reached[classes, probability]
+            found += np.bincount(cells, minlength=found.size).reshape(found.shape)
+            own = cells[truth[places] == classes]
+            common += np.bincount(own, minlength=found.size).reshape(found.shape)
+            places = places[probability < lowest[classes]]
+    rows = []
+    for label in range(1, labels):
+        for number, threshold in enumerate(grids[label], start=1):
+            voxels = true_voxels[label], found[label, number:].sum(), common[label, number:].sum()
+            rows.append((label, threshold, *voxels, bool(threshold == now[label])))
+    return pd.DataFrame(rows, columns=["label", "threshold", *COUNTS, "now"])
+
+
+def _reached(grid, most):
+    steps = np.rint(grid[:most] * PROBABILITY_STEPS)
+    return np.searchsorted(steps, np.arange(PROBABILITY_STEPS + 1), side="right").astype(np.uint8)
+
+
+def _ranks(scores, piece):
+    """(classes, probabilities) of a piece: the winner's, then those of the classes after it."""
+    probability, winner = scores["probability"][piece], scores.get("winner")
+    yield np.ones_like(probability, np.uint8) if winner is None else winner[piece], probability
+    others, values = scores.get("runner_up"), scores.get("runner_up_probability")
+    for rank in range(0 if others is None else others.shape[0]):
+        yield others[rank, piece], values[rank, piece]
+
+
+def count_at_sizes(labels, true, now):
+    """Count the voxels of each class that stay where small components are removed.
+
+    labels: (Z, Y, X) uint8, before any is removed
+    true:   metrics.TrueLabels
+    now:    sizes by label, as of postprocessing.size_per_label
+    Returns a DataFrame as count_at_thresholds does, with size for threshold.
+    """
+    components, count = cc3d.connected_components(labels, connectivity=CONNECTIVITY, return_N=True)
+    sizes, found, common = np.zeros((3, count + 1), np.int64)
+    label_of = np.zeros(count + 1, np.uint8)
+    true_voxels = np.zeros(256, np.int64)
+    for piece in slabs(labels.shape, 16):
+        truth, here, numbers = (each[piece].ravel() for each in (true, labels, components))
+        true_voxels += np.bincount(truth, minlength=256)
+        label_of[numbers] = here
+        sizes += np.bincount(numbers, minlength=count + 1)
+        found += np.bincount(numbers[truth != IGNORED], minlength=count + 1)
+        common += np.bincount(numbers[truth == here], minlength=count + 1)
+    rows = []
+    for label in range(1, len(now)):
+        own = np.flatnonzero(label_of == label)
+        for size in np.union1d(SIZES, now[label : label + 1]):
+            kept = own[sizes[own] > size]
+            voxels = true_voxels[label], found[kept].sum(), common[kept].sum()
+            rows.append((label, size, *voxels, bool(size == now[label])))
+    return pd.DataFrame(rows, columns=["label", "size", *COUNTS, "now"])
+
+
+def mean_dice(table, value):
+    """Mean Dice over tomograms for each class and value: a DataFrame, by label and value.
+
+    table: rows of all tomograms, as count_at_... returns them; value: "threshold" or "size"
+    Returns label, value, tomograms, dice, now, chosen. Tomograms with the class in neither volume
+    do not count. Chosen is the value of the largest mean, of equal ones the middle one for
+    thresholds, the smallest for sizes. A class that no tomogram has, or that is found in none of
+    those that have it, keeps its value.
+    """
+    total = table["true_voxels"] + table["found_voxels"]
+    dice = (2 * table["common_voxels"] / total.where(total > 0)).rename("dice")
+    groups = table.assign(dice=dice, label=table["label"].astype(int)).groupby(["label", value])
+    means = groups.agg(
+        tomograms=("dice", "count"),
+        dice=("dice", "mean"),
+        now=("now", "all"),
+        true_voxels=("true_voxels", "sum"),
+    ).reset_index()
+    chosen = [_best(rows, value) for _, rows in means.groupby("label")]
+    return means.drop(columns="true_voxels").assign(chosen=means.index.isin(chosen))
+
+
+def _best(rows, value):
+    """Index of the row to choose."""
+    if not rows["true_voxels"].any() or not rows["dice"].max() > 0:
+        return rows.index[rows["now"]][0]
+    best = rows.index[np.isclose(rows["dice"], rows["dice"].max(), rtol=0, atol=1e-9)]
+    return best[(len(best) - 1) // 2 if value == "threshold" else 0]
+
+
+def chosen_values(table, value):
+    """{label: value} of the rows that are chosen."""
+    rows = table[table["chosen"]]
+    return {int(label): each for label, each in zip(rows["label"], rows[value], strict=True)}
+
+
+def with_chosen(stage, thresholds, sizes):
+    """A stage's configuration with the chosen values, and nothing left to choose.
+
+    thresholds, sizes: {label: value}
+    """
+    network = stage["parameters"]["network"]
+    network = network | {"threshold": thresholds, "postprocessing_sizes": sizes}
+    parameters = stage["parameters"] | {"network": network}
+    evaluate = stage["evaluate"] | {"choose_thresholds": False}
+    return stage | {"parameters": parameters, "evaluate": evaluate}
+
+
+def draw_choice(thresholds, sizes):
+    """Draw mean Dice against threshold and size of removed components, the chosen ones marked.
+
+    thresholds, sizes: of mean_dice, with a column class
+    Returns a matplotlib Figure.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, table, value in zip(
+        figure.subplots(1, 2, sharey=True), (thresholds, sizes), ("threshold", "size"), strict=True
+    ):
+        for (label, name), rows in table.groupby(["label", "class"], sort=False):
+            kept, chosen = rows[rows[value] >= 0], rows[rows["chosen"]]
+            place = chosen[value].clip(lower=0.5)  # all kept: left of the smallest size
+            axes.plot(kept[value], kept["dice"], color=class_colour(label), label=name)
+            axes.plot(place, chosen["dice"], "o", color=class_colour(label))
+        axes.grid(alpha=0.3)
+    left, right = figure.axes
+    left.set(xlabel="threshold", ylabel="mean Dice over tomograms", ylim=(0, 1), xlim=(0, 1))
+    right.set(xlabel="components of at most so many voxels removed", xscale="log")
+    left.legend(title="point: chosen", fontsize="small")
+    return figure

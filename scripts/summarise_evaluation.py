@@ -1,0 +1,31 @@
+"""Sum up the evaluations of all tomograms of a stage, and compare it with another one."""
+
+from cryoseg.joblog import log_to, logger
+from cryoseg.summaries import compare, summarise
+from cryoseg.tables import read_tables, write_table
+from cryoseg.volumes import as_list
+
+
+def summarise_evaluation(tables, summary, comparison=None, *, settings):
+    """Write means with intervals over tomograms as TSV, and if asked for, a comparison.
+
+    tables:   what evaluate_labels wrote of each tomogram
+    settings: {stages: names of what is evaluated and compared}
+    """
+    table = read_tables(as_list(tables))
+    stage, *other = settings["stages"]
+    found = summarise(table[table["stage"] == stage])
+    write_table(summary, found)
+    for row in found[found["measure"] == "dice"].itertuples():
+        logger.info(
+            "%s: %s: mean Dice of %d tomograms %.4f", stage, row[2], row.tomograms, row.mean
+        )
+    if comparison:
+        pairs = compare(table[table["stage"] == stage], table[table["stage"] == other[0]])
+        names = {"stage": stage, "compared_with": other[0]}
+        write_table(comparison, pairs.assign(**names)[[*names, *pairs.columns]])
+
+
+if __name__ == "__main__":
+    with log_to(snakemake.log[0]):
+        summarise_evaluation(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -1,0 +1,36 @@
+"""Count the voxels of each class of one tomogram that stay where small components are removed."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cryoseg.joblog import log_to
+from cryoseg.postprocessing import size_per_label, threshold_scores
+from cryoseg.scores import open_scores
+from cryoseg.tables import read_table, write_table
+from cryoseg.threshold_choice import chosen_values, count_at_sizes
+from cryoseg.true_labels import open_true_labels
+
+
+def try_sizes(scores, truth, thresholds, table, mask=None, *, settings):
+    """Write a table (TSV) of voxels, a row for each class and size.
+
+    scores, truth, mask: as of try_thresholds
+    thresholds: what choose_thresholds wrote
+    settings:   {postprocessing_sizes: what the stage has now}
+    """
+    name = Path(table).name.removesuffix("_sizes.tsv")
+    chosen = chosen_values(read_table(thresholds), "threshold")
+    with open_scores(scores) as source:
+        true = open_true_labels(name, scores, source["probability"].shape, truth, mask)
+        now = size_per_label(settings["postprocessing_sizes"], int(source.attrs["channels"]))
+        by_label = np.array([0, *(chosen[label] for label in range(1, len(now)))])
+        labels, _ = threshold_scores(source, by_label)
+    found = count_at_sizes(labels, true, now)
+    found.insert(0, "tomogram", name)
+    write_table(table, found)
+
+
+if __name__ == "__main__":
+    with log_to(snakemake.log[0]):
+        try_sizes(**snakemake.input, **snakemake.output, **snakemake.params)
