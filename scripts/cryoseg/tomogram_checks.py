@@ -181,7 +181,7 @@ def judge_polarity(path, measured):
         f"{path}: protein seems to be black, as the tail of the intensities is on the dark side "
         f"(skewness {measured.skewness:.2f})"
     )
-    remedy = "CryoSiam's models want it white: scale with invert: true, or leave a guess a guess"
+    remedy = "if so, scale with invert: true, as networks are trained on white; it is only a guess"
     return [Finding(WARNING, sentence, remedy)]
 
 
