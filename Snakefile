@@ -1,12 +1,16 @@
 """cryoseg: from a folder of tomograms to lamella masks and voxel-wise classes.
 
-What can be asked for stands in rules/targets.smk: all, simulate, scale, label, train, predict, demo.
+What can be asked for stands in rules/targets.smk: all, simulate, scale, label, train, predict,
+overview, demo.
 What there is to do stands in config/config.yaml; each entry there is one use of a file in rules/.
 """
 
 from snakemake.utils import min_version
 
 min_version("9.27")
+
+
+report: "rules/captions/workflow.rst"
 
 
 include: "rules/common.smk"
@@ -100,6 +104,20 @@ for entry in STAGES.predict:
             given
 
     use rule * from entry_module as prefix*
+
+
+if STAGES.predict:
+    given = plan.overview(STAGES)
+
+    module overview:
+        snakefile:
+            "rules/report.smk"
+        config:
+            given
+        replace_prefix:
+            given["aliases"]
+
+    use rule * from overview
 
 
 place_jobs(workflow, STAGES)

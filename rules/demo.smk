@@ -1,7 +1,7 @@
-"""Simulated tomograms; pictures of what was predicted for them, and how well it agrees.
+"""Simulated tomograms, and how well what was predicted for them agrees.
 
 Out: <tomograms>/{tomogram}.mrc, <labels>/{tomogram}.mrc, <lamella>/{tomogram}.mrc
-     <pictures>/{tomogram}.png, <evaluation>/{tomogram}.tsv, where a stage predicts them within masks
+     <evaluation>/{tomogram}.tsv, where a stage predicts them within masks
 """
 
 from functools import partial
@@ -37,33 +37,7 @@ rule simulate_tomogram:
         "../scripts/simulate_tomogram.py"
 
 
-if config["draw"]:
-
-    rule draw_prediction:
-        """Draw a tomogram with its lamella mask and its classes in three planes."""
-        input:
-            tomogram="<predicted>/{tomogram}.mrc",
-            mask="<masks>/{tomogram}<mask_ending>",
-            labels="<predictions>/{tomogram}_preds.h5",
-        output:
-            picture="<pictures>/{tomogram}.png",
-        log:
-            "<logs>/draw_prediction/{tomogram}.log",
-        benchmark:
-            "<benchmarks>/draw_prediction/{tomogram}.tsv"
-        wildcard_constraints:
-            tomogram="[^/]+",
-        group:
-            "cpu_draw"
-        conda:
-            "../envs/cryoseg.yaml"
-        resources:
-            mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
-            runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
-        params:
-            settings=config["draw"],
-        script:
-            "../scripts/draw_prediction.py"
+if config["evaluate"]:
 
     rule evaluate_labels:
         """Compare a lamella mask and classes with those that were simulated: Dice and IoU."""

@@ -44,6 +44,12 @@ rule predict:
         lambda wildcards: files("predict"),
 
 
+rule overview:
+    """Draw all predictions and trainings, and write overview.html, a page of all tomograms."""
+    input:
+        lambda wildcards: files("overview"),
+
+
 rule demo:
     """Draw the masks and classes predicted for simulated tomograms, and measure how they agree."""
     input:

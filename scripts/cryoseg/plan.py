@@ -9,12 +9,14 @@ import json
 from cryoseg.folders import spelled
 from cryoseg.plan_labels import labelling
 from cryoseg.plan_parts import INTENSITY_KEYS, aliases, records, volume, with_aliases
+from cryoseg.plan_report import drawing, overview, overview_files
 from cryoseg.plan_training import training
 from cryoseg.volume_folders import Tomograms
 
 __all__ = [
     "aliases",
     "labelling",
+    "overview",
     "training",
     "with_aliases",
 ]  # for the rules, which know this module only
@@ -35,9 +37,7 @@ def simulation(stages, name):
     if drawn is not None:
         folder, ending = stages.masks(drawn)
         paths |= {
-            "pictures": f"{paths['tomograms']}/pictures",
             "evaluation": f"{paths['tomograms']}/evaluation",
-            "predicted": stages.tomograms_to_predict(drawn).folder,
             "masks": folder,
             "mask_ending": ending,
             "predictions": spelled(stages.predict[drawn]["prediction_folder"]),
@@ -45,8 +45,8 @@ def simulation(stages, name):
     return {
         "paths": paths | records(name),
         "settings": entry,
-        "draw": None if drawn is None else {"class_names": SIMULATED_CLASSES},
-        "evaluate": {
+        "evaluate": drawn
+        and {
             "stages": ["lamella", "classes"],
             "class_names": [["lamella"], SIMULATED_CLASSES],
         },
@@ -103,6 +103,7 @@ def prediction(stages, name):
     if masks := stages.masks(name):
         paths |= {"masks": masks[0], "mask_ending": masks[1]}
     intensities = {key: stage["parameters"]["data"][key] for key in INTENSITY_KEYS}
+    drawn = drawing(stages, name)
     return {
         "paths": paths | records(name),
         "masked": masks is not None,
@@ -112,6 +113,8 @@ def prediction(stages, name):
         "score": {"data": intensities, "precision": speed["precision"]} | keep,
         "label": {key: network[key] for key in LABEL_KEYS} | _by_label(network) | keep,
         "speed": _as_resources(speed),
+        "draw": drawn["settings"],
+        "in_report": drawn["in_report"],
         "volume": volume(tomograms),
     }
 
@@ -157,10 +160,10 @@ def targets(stages):
         names = stages.names_by(stages.writer_of(given["paths"]["tomograms"]))
         for key in ("tomograms", "labels", "lamella"):
             files["simulate"] += [f"{given['paths'][key]}/{each}.mrc" for each in sorted(names)]
-        if given["draw"]:
-            drawn = set(stages.names_to_predict(drawn_stage(stages, name))) & names
-            for key, ending in (("pictures", ".png"), ("evaluation", ".tsv")):
-                files["demo"] += [f"{given['paths'][key]}/{each}{ending}" for each in sorted(drawn)]
+        if given["evaluate"]:
+            measured = set(stages.names_to_predict(drawn_stage(stages, name))) & names
+            folder = given["paths"]["evaluation"]
+            files["demo"] += [f"{folder}/{each}.tsv" for each in sorted(measured)]
     for name, entry in stages.scale.items():
         folder = spelled(entry["output_path"])
         files["scale"] += [f"{folder}/{each}.mrc" for each in stages.names_to_scale(name)]
@@ -174,6 +177,9 @@ def targets(stages):
         for each in stages.names_to_predict(name):
             files["predict"] += [f"{folder}/{each}{end}" for end in ends]
     steps = ("simulate", "scale", "label", "train", "predict")
+    files["overview"] = overview_files(stages)
+    if files["demo"]:
+        files["demo"] += files["overview"]
     return files | {"all": [file for step in steps for file in files[step]]}
 
 
