@@ -17,7 +17,7 @@ setup: .venv/complete
 demo: setup
 	$(SNAKEMAKE) --configfile config/demo.yaml -- demo
 	@cat demo/evaluation/*.tsv
-	@echo "Look at:"; ls demo/pictures/*.png demo/models/*/curves.png
+	@echo "Look at:"; ls overview.html demo/predictions/*/pictures/*.png demo/models/*/pictures/*.png
 
 test: setup
 	.venv/bin/python -m pytest
@@ -38,4 +38,4 @@ lint: setup
 	.venv/bin/snakemake --lint --configfile config/demo.yaml
 
 clean-demo:
-	rm -rf demo logs/demo_* benchmarks/demo_*
+	rm -rf demo overview.html overview.tsv logs/demo_* benchmarks/demo_*

@@ -136,12 +136,9 @@ rule draw_prediction:
             report(
                 PICTURE,
                 category="Predictions",
+                subcategory=config["draw"]["stage"],
                 caption="captions/prediction.rst",
-                labels={
-                    "tomogram": "{tomogram}",
-                    "stage": config["draw"]["stage"],
-                    "shows": "figure",
-                },
+                labels={"tomogram": "{tomogram}"},
             )
             if config["in_report"]
             else PICTURE

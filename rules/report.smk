@@ -4,7 +4,9 @@ In:  what draw_prediction wrote of each tomogram (rules/predict.smk)
 Out: overview.html, overview.tsv
 
 The report of a run is made by snakemake itself, of the outputs that are marked for it:
-snakemake --report report.html overview.
+snakemake --report report.html overview. One label each and no more: of a second one that has two
+values for half of the files each, the report makes a switch, and shows nothing at all where a file
+has no counterpart.
 """
 
 
@@ -15,15 +17,15 @@ rule write_overview:
     output:
         page=report(
             "overview.html",
-            category="Predictions",
+            category="Overview",
             caption="captions/overview.rst",
-            labels={"tomogram": "all", "stage": "all", "shows": "overview"},
+            labels={"shows": "all tomograms"},
         ),
         table=report(
             "overview.tsv",
-            category="Predictions",
+            category="Overview",
             caption="captions/overview.rst",
-            labels={"tomogram": "all", "stage": "all", "shows": "table (TSV)"},
+            labels={"shows": "the same as a table (TSV)"},
         ),
     log:
         "logs/write_overview.log",

@@ -148,20 +148,23 @@ rule draw_training:
         curves=report(
             "<training_pictures>/curves.png",
             category="Training",
+            subcategory=config["name"],
             caption="captions/curves.rst",
-            labels={"training": config["name"], "shows": "curves"},
+            labels={"shows": "curves"},
         ),
         samples=report(
             "<training_pictures>/augmented_samples.png",
             category="Training",
+            subcategory=config["name"],
             caption="captions/augmented_samples.rst",
-            labels={"training": config["name"], "shows": "augmented samples"},
+            labels={"shows": "augmented samples"},
         ),
         split=report(
             "<training_pictures>/split.png",
             category="Training",
+            subcategory=config["name"],
             caption="captions/split.rst",
-            labels={"training": config["name"], "shows": "split"},
+            labels={"shows": "split"},
         ),
     log:
         "<logs>/draw_training.log",

@@ -27,8 +27,8 @@ def draw_prediction(tomogram, scores, labels, picture, summary, mask=None, *, se
     tomogram: MRC; scores, labels: HDF5, what the stage wrote of it
     mask:     the lamella mask that it was predicted within (HDF5 or MRC), if any
     settings: {stage: name, class_names: names of labels 1, 2, ..., or None, lamella: whether the
-              labels, where there is one class, are a lamella mask, logs: folders of the logs of the tomogram's
-              steps, benchmarks: folder of the records of its scoring}
+              labels, where there is one class, are a lamella mask, logs: folders of the logs of the
+              tomogram's steps, benchmarks: folder of the records of its scoring}
     """
     name, volume = Path(labels).name.removesuffix("_preds.h5"), open_volume(tomogram)
     classes = open_labels(labels)
