@@ -93,6 +93,7 @@ for entry in STAGES.train:
 
 for entry in STAGES.predict:
     given, prefix, entry_module = plan.prediction(STAGES, entry), f"{entry}_", f"predict_{entry}"
+    given["in_report"] = FIGURES_IN_REPORT
 
     module:
         name: entry_module

@@ -140,5 +140,6 @@ STAGES, NOTES = or_stop(read_configuration, config, workflow.configfiles, on_dis
 FILES = plan.targets(STAGES) if HERE else {}
 ALIASES = plan.aliases(FILES)
 TARGETS = plan.with_aliases(FILES, ALIASES)
+FIGURES_IN_REPORT = HERE and plan.figures_in_report(STAGES)
 for note in NOTES if HERE else ():
     logger.info(note)

@@ -559,9 +559,8 @@ def test_simulated_tomograms_have_names_seeds_and_a_size(lab):
     assert plan.simulated_settings(settings, "trial_2")["seed"] == 6
     files = plan.targets(stages)
     assert files["simulate"][:2] == ["sim/trial_1.mrc", "sim/trial_2.mrc"]
-    names = ["pictures/trial_1.png", "pictures/trial_2.png"]
-    names += ["evaluation/trial_1.tsv", "evaluation/trial_2.tsv"]
-    assert files["demo"] == [f"sim/{name}" for name in names]
+    measured = ["sim/evaluation/trial_1.tsv", "sim/evaluation/trial_2.tsv"]
+    assert files["demo"] == [*measured, "overview.html", "overview.tsv"]
 
 
 def test_a_job_needs_no_file_on_disk_to_read_the_configuration(lab):

@@ -9,12 +9,13 @@ import json
 from cryoseg.folders import spelled
 from cryoseg.plan_labels import labelling
 from cryoseg.plan_parts import INTENSITY_KEYS, aliases, records, volume, with_aliases
-from cryoseg.plan_report import drawing, overview, overview_files
+from cryoseg.plan_report import drawing, figures_in_report, overview, overview_files
 from cryoseg.plan_training import training
 from cryoseg.volume_folders import Tomograms
 
 __all__ = [
     "aliases",
+    "figures_in_report",
     "labelling",
     "overview",
     "training",
@@ -103,7 +104,6 @@ def prediction(stages, name):
     if masks := stages.masks(name):
         paths |= {"masks": masks[0], "mask_ending": masks[1]}
     intensities = {key: stage["parameters"]["data"][key] for key in INTENSITY_KEYS}
-    drawn = drawing(stages, name)
     return {
         "paths": paths | records(name),
         "masked": masks is not None,
@@ -113,8 +113,7 @@ def prediction(stages, name):
         "score": {"data": intensities, "precision": speed["precision"]} | keep,
         "label": {key: network[key] for key in LABEL_KEYS} | _by_label(network) | keep,
         "speed": _as_resources(speed),
-        "draw": drawn["settings"],
-        "in_report": drawn["in_report"],
+        "draw": drawing(stages, name),
         "volume": volume(tomograms),
     }
 

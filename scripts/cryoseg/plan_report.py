@@ -11,19 +11,20 @@ MOST_IN_REPORT = 50
 
 
 def drawing(stages, name):
-    """What the rule that draws the predictions of a stage is given."""
+    """The settings of the step that draws the predictions of a stage."""
     stage = stages.predict[name]
     return {
-        "settings": {
-            "stage": name,
-            "class_names": stage["class_names"],
-            "lamella": stages.makes_masks(name) or stage["parameters"]["network"]["postprocessing"],
-            "logs": _logs(stages, name),
-            "benchmarks": f"benchmarks/{name}/score_voxels",
-        },
-        "in_report": sum(len(names_to_draw(stages, each)) for each in stages.predict)
-        <= MOST_IN_REPORT,
+        "stage": name,
+        "class_names": stage["class_names"],
+        "lamella": stages.makes_masks(name) or stage["parameters"]["network"]["postprocessing"],
+        "logs": _logs(stages, name),
+        "benchmarks": f"benchmarks/{name}/score_voxels",
     }
+
+
+def figures_in_report(stages):
+    """Whether the figures are few enough for a report."""
+    return len(summaries(stages)) <= MOST_IN_REPORT
 
 
 def names_to_draw(stages, name):
