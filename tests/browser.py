@@ -32,13 +32,14 @@ class Page:
     console: list
 
 
-def open_page(path, fragment="", script="", screenshot=None, size="1400,1000"):
+def open_page(path, fragment="", script="", screenshot=None, waits=True):
     """Open an HTML file in Chromium, with no network, and return the Page.
 
     fragment:   what follows # in the address
     script:     JavaScript that runs at the end of the page, of which a copy is opened then; it may
                 wait, for ten seconds that pass at once
     screenshot: PNG file to write, if any; then the DOM is not returned
+    waits:      let time pass at once; without, clocks are right, and nothing is waited for
     Skips the test where there is no Chromium, unless CRYOSEG_REQUIRE_CHROMIUM is set.
     """
     program = next(filter(None, map(shutil.which, NAMES)), None)
@@ -57,8 +58,9 @@ def open_page(path, fragment="", script="", screenshot=None, size="1400,1000"):
             [
                 *(program, "--headless=new", "--no-sandbox", "--disable-gpu"),
                 *("--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND"),
-                *(f"--user-data-dir={folder}/profile", f"--window-size={size}"),
-                *("--enable-logging=stderr", "--virtual-time-budget=10000"),
+                *(f"--user-data-dir={folder}/profile", "--window-size=1400,1000"),
+                *(["--virtual-time-budget=10000"] if waits else []),
+                "--enable-logging=stderr",
                 f"--screenshot={screenshot}" if screenshot else "--dump-dom",
                 Path(path).resolve().as_uri() + (f"#{fragment}" if fragment else ""),
             ],
