@@ -19,6 +19,7 @@ from cryoseg.figures import (
     read_sections,
     scale_bar_length,
 )
+from cryoseg.prediction_summary import charts_of, threshold_of
 from cryoseg.prediction_tally import count_prediction
 from cryoseg.predictions import both_steps, write_predictions
 from cryoseg.scores import ScoresWriter, open_scores
@@ -307,15 +308,24 @@ def test_charts_say_volume_share_and_threshold(volumes):
     charts = Charts(
         volumes=[("a $1$", "red", 1234567.0, 0.25), ("b", "blue", 0.0, 0.0)],
         whole="the lamella (4,938,268)", unit="nm³", histograms=[("b", "blue", counts)],
-        threshold=0.3,
+        thresholds=[("0.3", 0.3), ("red", 0.7)],
     )  # fmt: skip
     figure = draw_sections(*volumes, (10.0,) * 3, "TS_1", charts=charts)
     bars, lines = figure.axes[-2:]
     assert [text.get_text() for text in bars.texts] == ["1,234,567  (25 %)", "0  (0 %)"]
     assert [text.get_text() for text in bars.get_yticklabels()] == ["a $1$", "b"]
-    assert lines.lines[0].get_xdata() == [0.3, 0.3]
+    assert [line.get_xdata()[0] for line in lines.lines] == [0.3, 0.7]
     np.testing.assert_array_equal(lines.patches[0].get_data().values[1:], counts[1:])
     figure.canvas.draw()
+
+
+def test_thresholds_are_drawn_in_the_colours_of_their_classes():
+    tally = count_prediction(np.ones((2, 3, 4), np.uint8))
+    classes = [(1, "a", "red"), (2, "b", "blue")]
+    assert charts_of(tally, classes, (10.0,) * 3, 0.1).thresholds == [("0.3", 0.1)]
+    made_with = {"settings": {"label_voxels": {"threshold": {"1": 0.2, "2": 0.4}}}}
+    charts = charts_of(tally, classes, (10.0,) * 3, threshold_of(made_with))
+    assert charts.thresholds == [("red", 0.2), ("blue", 0.4)]
 
 
 def test_a_thumbnail_is_small_and_coloured(volumes):

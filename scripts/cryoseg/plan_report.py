@@ -6,8 +6,8 @@ from cryoseg.training_stages import training_folders
 
 OVERVIEW = ("overview.html", "overview.tsv")
 TRAINING_PICTURES = ("curves.png", "augmented_samples.png", "split.png")
-# Figures of up to 4 MB each, which a report in one file has within it.
-MOST_IN_REPORT = 50
+# Figures of up to 5 MB each, which a report in one file has within it.
+MOST_IN_REPORT = 30
 
 
 def drawing(stages, name):

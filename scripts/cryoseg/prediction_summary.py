@@ -34,7 +34,7 @@ def charts_of(tally, classes, voxel_size, threshold):
 
     classes:    what class_rows returns
     voxel_size: (z, y, x) in Angstrom, 0 where it is unknown
-    threshold:  of the labels, or None where there is not one for all
+    threshold:  of all labels, or a mapping of those by label
     """
     each, whole, what = voxel_nm3(voxel_size) or 1, int(tally.voxels.sum()), "tomogram"
     if tally.inside is not None:
@@ -51,8 +51,14 @@ def charts_of(tally, classes, voxel_size, threshold):
             for n, name, colour in classes
             if tally.histogram[n].any()
         ],
-        threshold=threshold,
+        thresholds=_thresholds(threshold, classes),
     )
+
+
+def _thresholds(threshold, classes):
+    if not isinstance(threshold, dict):
+        return [("0.3", threshold)]
+    return [(colour, threshold[n]) for n, _, colour in classes if n in threshold]
 
 
 def prediction_summary(tally, classes, shape, voxel_size):
@@ -111,6 +117,8 @@ def provenance(attributes):
 
 
 def threshold_of(made_with):
-    """The one threshold of all labels, or None; made_with: what ``provenance`` returns."""
-    threshold = made_with["settings"]["label_voxels"].get("threshold")
-    return float(threshold) if isinstance(threshold, int | float) else None
+    """The threshold of all labels, or a dict of those by label; made_with: see ``provenance``."""
+    threshold = made_with["settings"]["label_voxels"]["threshold"]
+    if isinstance(threshold, dict):  # of JSON, which has texts as keys
+        return {int(label): value for label, value in threshold.items()}
+    return threshold
