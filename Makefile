@@ -18,7 +18,7 @@ demo: setup
 	$(SNAKEMAKE) --configfile config/demo.yaml -- demo
 	@cut -f 1,2,4,8-12 demo/predictions/*/evaluation/demo_*_evaluation.tsv
 	@grep -hE 'measure|dice' demo/predictions/semantic/evaluation/summary.tsv
-	@echo "Look at:"; ls demo/pictures/*.png demo/models/*/curves.png
+	@echo "Look at:"; ls overview.html demo/predictions/*/pictures/*.png demo/models/*/pictures/*.png
 
 test: setup
 	.venv/bin/python -m pytest
@@ -39,4 +39,4 @@ lint: setup
 	.venv/bin/snakemake --lint --configfile config/demo.yaml
 
 clean-demo:
-	rm -rf demo logs/demo_* benchmarks/demo_*
+	rm -rf demo overview.html overview.tsv logs/demo_* benchmarks/demo_*

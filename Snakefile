@@ -1,13 +1,16 @@
 """cryoseg: from a folder of tomograms to lamella masks and voxel-wise classes.
 
 What can be asked for stands in rules/targets.smk: all, simulate, scale, label, check, train,
-predict, evaluate, thresholds, demo.
+predict, evaluate, thresholds, overview, demo.
 What there is to do stands in config/config.yaml; each entry there is one use of a file in rules/.
 """
 
 from snakemake.utils import min_version
 
 min_version("9.27")
+
+
+report: "rules/captions/workflow.rst"
 
 
 include: "rules/common.smk"
@@ -107,6 +110,7 @@ for entry in STAGES.train:
 
 for entry in STAGES.predict:
     given, prefix, entry_module = plan.prediction(STAGES, entry), f"{entry}_", f"predict_{entry}"
+    given["in_report"] = FIGURES_IN_REPORT
 
     module:
         name: entry_module
@@ -135,6 +139,20 @@ for entry in STAGES.stages_to_evaluate():
             given["aliases"]
 
     use rule * from entry_module as prefix*
+
+
+if STAGES.predict:
+    given = plan.overview(STAGES)
+
+    module overview:
+        snakefile:
+            "rules/report.smk"
+        config:
+            given
+        replace_prefix:
+            given["aliases"]
+
+    use rule * from overview
 
 
 place_jobs(workflow, STAGES, CHECKS)

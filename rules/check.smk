@@ -109,7 +109,12 @@ rule tabulate_checks:
     input:
         findings=lambda wildcards: config["findings"],
     output:
-        table="<table>",
+        table=report(
+            "<table>",
+            category="Checks",
+            caption="captions/checks.rst",
+            labels={"shows": config["name"]},
+        ),
     log:
         "<logs>/tabulate_checks.log",
     benchmark:

@@ -12,6 +12,7 @@ import snakemake.dag
 import snakemake.jobs
 import snakemake.rules
 from snakemake.logging import logger
+from snakemake.report import html_reporter
 
 LIBRARY = str(Path(str(workflow.current_basedir.join("../scripts"))).resolve())
 if LIBRARY not in sys.path:
@@ -105,6 +106,21 @@ def limit_memory(workflow):
         workflow.register_resource("mem_mb", int(free_host_memory() / 1e6))
 
 
+def show_large_figures():
+    """Let reports show figures that are higher than the window from their top on, and not wider.
+
+    Snakemake puts them in the middle of the window, so that what lies above its top is out of reach.
+    """
+    prepare = html_reporter.Reporter.__post_init__
+    style = ".items-center.h-screen { align-items: safe center } .h-screen img { max-width: 100% }"
+
+    def prepare_with_style(reporter):
+        prepare(reporter)
+        reporter.custom_stylesheet = f"{reporter.custom_stylesheet or ''}\n{style}\n"
+
+    html_reporter.Reporter.__post_init__ = prepare_with_style
+
+
 def or_stop(read, *arguments, **options):
     """What ``read`` returns; mistakes in the configuration end the run, without a traceback."""
     try:
@@ -136,6 +152,7 @@ hasten_plans()
 heed_changes_behind_ancient_files()
 retry_what_may_succeed()
 limit_memory(workflow)
+show_large_figures()
 
 # A configuration file given on the command line stands alone: the stages of the lab's own
 # config.yaml must not run along with those of the demo.
@@ -152,5 +169,6 @@ CHECKS = plan.checks(STAGES)
 FILES = plan.targets(STAGES) if HERE else {}
 ALIASES = plan.aliases(FILES)
 TARGETS = plan.with_aliases(FILES, ALIASES)
+FIGURES_IN_REPORT = HERE and plan.figures_in_report(STAGES)
 for note in NOTES if HERE else ():
     logger.info(note)

@@ -64,7 +64,12 @@ rule summarise_evaluation:
         tables=lambda wildcards: config["tables"]["evaluation"],
     output:
         **COMPARISON,
-        summary="<evaluation>/summary.tsv",
+        summary=report(
+            "<evaluation>/summary.tsv",
+            category="Evaluation",
+            caption="captions/evaluation.rst",
+            labels={"shows": config["name"]},
+        ),
     log:
         "<logs>/summarise_evaluation.log",
     benchmark:

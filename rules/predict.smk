@@ -3,7 +3,8 @@
 In:  <tomograms>/{tomogram}<extension>, <checkpoint>, <masks>/{tomogram}<mask_ending> if there are,
      <admitted>/{tomogram}.admitted, which rules/check.smk writes of a tomogram that can be used
 Out: <predictions>/scores/{tomogram}_scores.h5 (GPU), <predictions>/{tomogram}_preds.h5 (CPU)
-     and <predictions>/{tomogram}_preds<extension> if it is asked for
+     and <predictions>/{tomogram}_preds<extension> if it is asked for; for the overview
+     <predictions>/pictures/{tomogram}.png, <predictions>/pictures/summaries/{tomogram}.json
 
 Scores and labels are two steps, so that a threshold never costs a GPU job. What only changes how
 fast scores are computed are resources, which Snakemake does not compare with the last run's.
@@ -13,6 +14,7 @@ from functools import partial
 from tempfile import gettempdir
 
 from cryoseg.job_resources import (
+    SLABWISE_MB,
     label_memory,
     score_memory,
     score_minutes,
@@ -22,6 +24,7 @@ from cryoseg.job_resources import (
 
 MASK = {"mask": "<masks>/{tomogram}<mask_ending>"} if config["masked"] else {}
 MRC = {"mrc": "<predictions>/{tomogram}_preds<extension>"} if config["mrc"] else {}
+PICTURE = "<predictions>/pictures/{tomogram}.png"
 
 voxels = partial(voxel_count, config["volume"])
 # Snakemake's own default, found once; worked out for each job, it slows large plans by a tenth.
@@ -122,3 +125,43 @@ rule label_voxels:
         scored=config["score"],
     script:
         "../scripts/label_voxels.py"
+
+
+rule draw_prediction:
+    """Draw a tomogram with its lamella and classes, and count them, for the overview."""
+    input:
+        **MASK,
+        tomogram="<tomograms>/{tomogram}<extension>",
+        scores="<predictions>/scores/{tomogram}_scores.h5",
+        labels="<predictions>/{tomogram}_preds.h5",
+    output:
+        picture=(
+            report(
+                PICTURE,
+                category="Predictions",
+                subcategory=config["draw"]["stage"],
+                caption="captions/prediction.rst",
+                labels={"tomogram": "{tomogram}"},
+            )
+            if config["in_report"]
+            else PICTURE
+        ),
+        summary="<predictions>/pictures/summaries/{tomogram}.json",
+    log:
+        "<logs>/draw_prediction/{tomogram}.log",
+    benchmark:
+        "<benchmarks>/draw_prediction/{tomogram}.tsv"
+    wildcard_constraints:
+        tomogram="[^/]+",
+    group:
+        "cpu_draw"
+    conda:
+        "../envs/cryoseg.yaml"
+    resources:
+        tmpdir=tmpdir,
+        mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+        runtime=lambda wildcards, attempt: slabwise_minutes(voxels(wildcards.tomogram), attempt),
+    params:
+        settings=config["draw"],
+    script:
+        "../scripts/draw_prediction.py"

@@ -62,6 +62,12 @@ rule thresholds:
         lambda wildcards: files("thresholds"),
 
 
+rule overview:
+    """Draw all predictions and trainings, and write overview.html, a page of all tomograms."""
+    input:
+        lambda wildcards: files("overview"),
+
+
 rule demo:
     """Draw the masks and classes predicted for simulated tomograms, and measure how they agree."""
     input:

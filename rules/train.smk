@@ -5,7 +5,8 @@ In:  <tomograms>/{tomogram}<extension>, <labels>/{tomogram}<label_ending>,
      <noisy>/{tomogram}<noisy_ending> if they are read, a pretrained checkpoint if there is one,
      <admitted>/{tomogram}.admitted, which rules/check.smk writes of a tomogram that can be used
 Out: <labels>/{tomogram}.mrc if labels are filtered, <distances>/{tomogram}_distances.h5,
-     <patches>/{tomogram}_patches.h5, <models>/model_best.ckpt
+     <patches>/{tomogram}_patches.h5, <models>/model_best.ckpt; for the overview
+     <training_pictures>/{curves,augmented_samples,split}.png
 
 Trainings that want the very same patches share those of the first of them.
 
@@ -143,3 +144,42 @@ rule train_model:
         continue_training=lambda wildcards, output: config["continue_training"],
     script:
         "../scripts/train_model.py"
+
+
+rule draw_training:
+    """Draw which tomograms a finished model was trained on, and keep its curves and samples."""
+    input:
+        checkpoint="<models>/model_best.ckpt",
+    output:
+        curves=report(
+            "<training_pictures>/curves.png",
+            category="Training",
+            subcategory=config["name"],
+            caption="captions/curves.rst",
+            labels={"shows": "curves"},
+        ),
+        samples=report(
+            "<training_pictures>/augmented_samples.png",
+            category="Training",
+            subcategory=config["name"],
+            caption="captions/augmented_samples.rst",
+            labels={"shows": "augmented samples"},
+        ),
+        split=report(
+            "<training_pictures>/split.png",
+            category="Training",
+            subcategory=config["name"],
+            caption="captions/split.rst",
+            labels={"shows": "split"},
+        ),
+    log:
+        "<logs>/draw_training.log",
+    benchmark:
+        "<benchmarks>/draw_training.tsv"
+    conda:
+        "../envs/cryoseg.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
+        runtime=30,
+    script:
+        "../scripts/draw_training.py"

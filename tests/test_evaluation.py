@@ -293,7 +293,7 @@ def test_the_table_has_a_row_for_each_class_and_stage(files):
     table = evaluated(files, settings, compared=[files / "other.h5"])
     assert tuple(table.columns) == COLUMNS
     assert table["stage"].tolist() == ["a", "a", "b", "b"]
-    assert table["class"].tolist() == ["membrane", "label 2"] * 2
+    assert table["class"].tolist() == ["membrane", "class 2"] * 2
     assert table["dice"].tolist()[2:] == [1, 1]
     true, found = mixed(4)
     assert table["dice"][1] == pytest.approx(measured(true, found)[2]["dice"], rel=1e-5)

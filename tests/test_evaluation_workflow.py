@@ -16,7 +16,6 @@ from test_workflow import ODD, RAW, SHAPE, Lab, stage_file, steps
 NAMES = ("TS_1", ODD)
 EVALUATE = {
     "labels_folder": "labels",
-    "class_names": ["membrane"],
     "compare_with": "other",
     "choose_thresholds": True,
     "positions": "p.csv",
@@ -56,7 +55,8 @@ def write_stage(lab, evaluate=None, **changes):
     raw = {"data_folder": RAW, "mask_folder": None}
     raw |= {"parameters__data__min": -4, "parameters__data__max": 6}
     stage = stage_file("semantic", **raw | changes)
-    lab.write_yaml("config/semantic.yaml", stage | {"evaluate": EVALUATE | (evaluate or {})})
+    stage |= {"class_names": ["membrane"], "evaluate": EVALUATE | (evaluate or {})}
+    lab.write_yaml("config/semantic.yaml", stage)
 
 
 @pytest.fixture

@@ -511,6 +511,7 @@ def test_simulated_tomograms_are_scaled_predicted_and_drawn(tmp_path):
         shutil.copy(REPOSITORY / "tests" / "data" / f"{name}.ckpt", tmp_path / f"{name}.ckpt")
         lab.write_stage(name)
     lab.run("demo")
-    assert (tmp_path / "demo/pictures/trial_1.png").read_bytes().startswith(b"\x89PNG")
+    picture = tmp_path / "predictions/semantic/pictures/trial_1.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert lab.labels("semantic", "trial_1").shape == (24, 40, 40)
     assert "Nothing to be done" in lab.run("-n")

@@ -6,7 +6,7 @@ from math import prod
 import numpy as np
 
 from cryoseg.label_making import by_label, known_voxel_size, labels_of, particles_in
-from cryoseg.labels import IGNORED
+from cryoseg.labels import IGNORED, class_name
 from cryoseg.metrics import count_pairs, voxel_measures
 from cryoseg.objects import counted_at, find_objects, match, object_measures
 from cryoseg.positions import read_positions
@@ -15,12 +15,6 @@ from cryoseg.surface_dice import surface_counts, surface_dice
 log = logging.getLogger("cryoseg")
 
 ANGSTROM_PER_NM = 10
-
-
-def class_name(label, class_names):
-    """What a label is called: its entry in class_names (labels 1, 2, ...), or `label N`."""
-    named = class_names is not None and label <= len(class_names)
-    return class_names[label - 1] if named else f"label {label}"
 
 
 def measure_classes(compared, voxel_size, tolerance_nm, class_names=None, particles=()):

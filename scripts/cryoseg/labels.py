@@ -10,6 +10,12 @@ from cryoseg.volumes import open_labels, open_volume
 IGNORED = 255
 
 
+def class_name(label, class_names=None):
+    """What a label, from 1 on, is called; class_names: of labels 1, 2, ..., or None."""
+    names = class_names or []
+    return names[label - 1] if label <= len(names) else f"class {label}"
+
+
 class ClassLabels:
     """Labels of a network's classes, checked and made uint8 where they are sliced.
 

@@ -20,8 +20,8 @@ from cryoseg.plan_checks import (
 from cryoseg.plan_evaluation import evaluation, evaluation_files, threshold_files
 from cryoseg.plan_labels import labelling
 from cryoseg.plan_parts import INTENSITY_KEYS, aliases, records, volume, with_aliases
+from cryoseg.plan_report import drawing, figures_in_report, overview, overview_files
 from cryoseg.plan_training import training
-from cryoseg.volume_folders import Tomograms
 
 __all__ = [
     "aliases",
@@ -29,7 +29,9 @@ __all__ = [
     "checks",
     "companions_of",
     "evaluation",
+    "figures_in_report",
     "labelling",
+    "overview",
     "positions_of",
     "training",
     "with_aliases",
@@ -37,8 +39,6 @@ __all__ = [
 
 NETWORK_KEYS = ("in_channels", "spatial_dims")
 LABEL_KEYS = ("threshold", "postprocessing", "3d_postprocessing", "postprocessing_sizes")
-# Labels 1, 2, ... of simulated tomograms; see cryoseg.simulation.
-SIMULATED_CLASSES = ["membrane", "large particle", "small particle", "filament"]
 
 
 def simulation(stages, name):
@@ -47,20 +47,9 @@ def simulation(stages, name):
     folder = spelled(entry.pop("output_path"))
     del entry["number"]
     paths = {"tomograms": folder, "labels": f"{folder}/labels", "lamella": f"{folder}/lamella"}
-    drawn = drawn_stage(stages, name)
-    if drawn is not None:
-        folder, ending = stages.masks(drawn)
-        paths |= {
-            "pictures": f"{paths['tomograms']}/pictures",
-            "predicted": stages.tomograms_to_predict(drawn).folder,
-            "masks": folder,
-            "mask_ending": ending,
-            "predictions": spelled(stages.predict[drawn]["prediction_folder"]),
-        }
     return {
         "paths": paths | records(name),
         "settings": entry,
-        "draw": None if drawn is None else {"class_names": SIMULATED_CLASSES},
         "volume": {"shape": entry["shape"], "files": []},
     }
 
@@ -69,19 +58,6 @@ def simulated_settings(settings, tomogram):
     """Arguments of a simulation for one tomogram: the entry's, with the tomogram's own seed."""
     number = int(tomogram.rpartition("_")[2])
     return settings | {"seed": settings["seed"] + number - 1}
-
-
-def drawn_stage(stages, name):
-    """The last stage that predicts an entry's simulated tomograms within masks, or None."""
-    found = None
-    for stage, entry in stages.predict.items():
-        tomograms = stages.tomograms_to_predict(stage)
-        while isinstance(tomograms.made, Tomograms):
-            tomograms = tomograms.made
-        writer = tomograms.writer
-        if entry["mask_folder"] and writer and (writer.section, writer.name) == ("simulate", name):
-            found = stage
-    return found
 
 
 def scaling(stages, name):
@@ -124,6 +100,7 @@ def prediction(stages, name):
         "score": {"data": intensities, "precision": speed["precision"]} | keep | _ranks(stage),
         "label": {key: network[key] for key in LABEL_KEYS} | _by_label(network) | keep,
         "speed": _as_resources(speed),
+        "draw": drawing(stages, name),
         "volume": volume(tomograms),
     }
 
@@ -179,9 +156,6 @@ def targets(stages):
         names = stages.names_by(stages.writer_of(given["paths"]["tomograms"]))
         for key in ("tomograms", "labels", "lamella"):
             files["simulate"] += [f"{given['paths'][key]}/{each}.mrc" for each in sorted(names)]
-        if given["draw"]:
-            drawn = set(stages.names_to_predict(drawn_stage(stages, name))) & names
-            files["demo"] += [f"{given['paths']['pictures']}/{each}.png" for each in sorted(drawn)]
     for name, entry in stages.scale.items():
         folder = spelled(entry["output_path"])
         files["scale"] += [f"{folder}/{each}.mrc" for each in stages.names_to_scale(name)]
@@ -200,8 +174,9 @@ def targets(stages):
         files["evaluate"] += evaluation_files(stages, name)
         if chooses_thresholds(stages.predict[name]):
             files["thresholds"] += threshold_files(stages, name)
-    if files["demo"]:
-        files["demo"] += files["evaluate"]
+    files["overview"] = overview_files(stages)
+    if stages.simulate:
+        files["demo"] = files["overview"] + files["evaluate"]
     return files | {"all": [file for step in steps for file in files[step]]}
 
 

@@ -94,6 +94,7 @@ def _checking(stages, check, readers):
         "table": f"checks/{check}.tsv",
     }
     return {
+        "name": check,
         "paths": paths | records(check),
         "sections": sorted({section for section, _ in readers}),
         "read_by": {tomogram: sorted(wanted) for tomogram, wanted in read_by.items()},

@@ -31,10 +31,11 @@ def evaluation(stages, name):
     }
     awkward = aliases(files)
     files = with_aliases(files, awkward)
-    labels = {"class_names": wanted["class_names"]}
+    labels = {"class_names": stages.predict[name]["class_names"]}
     which = {"stages": [name, wanted["compare_with"]] if compared else [name]}
     positions = [] if wanted["positions"] is None else sources(wanted["positions"])
     return {
+        "name": name,
         "paths": paths | records(name),
         "tables": {step: files[step] for step in TABLES},
         "aliases": awkward,

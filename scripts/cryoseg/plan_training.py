@@ -41,6 +41,7 @@ def training(stages, name):
         "patches": folders["patches"],
         "models": f"{folders['logs']}/model",
         "admitted": admissions(stages, "train", name),
+        "training_pictures": f"{folders['logs']}/pictures",
     }
     if filtered:
         paths |= {"unfiltered": filtered[0], "unfiltered_ending": filtered[1]}
@@ -50,6 +51,7 @@ def training(stages, name):
         paths |= {"pretrained": stages.checkpoint(pretrained)}
     return {
         "paths": paths | records(name),
+        "name": name,
         "prepares": stages.prepared_by(name) == name,
         "filtered": filtered is not None,
         "noisy": noisy is not None,

@@ -13,7 +13,7 @@ def warning_lines(logs):
     """
     found = {}
     for log in logs:
-        for warning in _warnings_in(log):
+        for warning in warnings_in(log):
             found.setdefault(warning, log)
     if not found:
         return []
@@ -25,7 +25,8 @@ def warning_lines(logs):
     return lines
 
 
-def _warnings_in(log):
+def warnings_in(log):
+    """What the log of a job says as a warning, in order; nothing where there is no log."""
     try:
         with open(log, encoding="utf-8", errors="replace") as file:
             return [match[1] for line in file if (match := WARNING.match(line))]

@@ -1,6 +1,7 @@
-"""Pictures of a training: curves of its losses, and a sheet of augmented samples."""
+"""Pictures of a training: curves of its losses, a sheet of augmented samples, the split."""
 
 import math
+from collections import Counter
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -8,6 +9,10 @@ from matplotlib.figure import Figure
 
 from cryoseg.labels import IGNORED
 from cryoseg.volumes import written_aside
+
+# Of the training and the validation part; told apart by colour-blind eyes.
+PART_COLOURS = ["#0072B2", "#E69F00"]
+MOST_BARS = 60
 
 
 def draw_curves(rows):
@@ -65,6 +70,38 @@ def draw_samples(names, images, labels, distances):
     legends = [f"labels 0 to {classes}, ignored white", "distance, blue inside, white unknown"]
     for axes, legend in zip(grid[0, 1:], legends, strict=False):
         axes.set_title(legend, fontsize="x-small")
+    return figure
+
+
+def draw_split(counts):
+    """Draw how many patches of each tomogram train and validate.
+
+    counts: {"train": {tomogram: patches}, "validation": {...}}
+    Where there are more than MOST_BARS tomograms, those with fewest patches share the last bar.
+    Returns a matplotlib Figure.
+    """
+    total = Counter()
+    for part in counts.values():
+        total.update(part)
+    names = [name for name, _ in total.most_common(MOST_BARS)]
+    shown = sorted(names) + ([None] if len(total) > len(names) else [])
+    figure = _figure(9, 1.3 + 0.26 * len(shown))
+    axes = figure.subplots()
+    left = [0] * len(shown)
+    for (part, tomograms), colour in zip(counts.items(), PART_COLOURS, strict=True):
+        others = sum(patches for name, patches in tomograms.items() if name not in names)
+        widths = [others if name is None else tomograms.get(name, 0) for name in shown]
+        several = "tomogram" if len(tomograms) == 1 else "tomograms"
+        legend = f"{part}: {len(tomograms)} {several}, {sum(tomograms.values())} patches"
+        axes.barh(range(len(shown)), widths, left=left, color=colour, height=0.75, label=legend)
+        left = [one + width for one, width in zip(left, widths, strict=True)]
+    others = f"{len(total) - len(names)} others"
+    axes.set_yticks(range(len(shown)), [others if name is None else name for name in shown],
+                    parse_math=False, fontsize="small")  # fmt: skip
+    axes.invert_yaxis()
+    axes.set(xlabel="patches")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize="small")
     return figure
 
 

@@ -1,8 +1,7 @@
 """True labels on disk, and what their classes are called."""
 
 from cryoseg.errors import InputError
-from cryoseg.evaluation import class_name
-from cryoseg.labels import IGNORED, ClassLabels
+from cryoseg.labels import IGNORED, ClassLabels, class_name
 from cryoseg.metrics import TrueLabels
 from cryoseg.volumes import open_mask
 

@@ -6,7 +6,8 @@ FOLDER holds NAME.mrc, NAME_lamella.mrc and NAME_ribosomes.csv (voxels, z y x), 
 EMPIAR-11658 does that the tests use. A lamella and a ribosome model are trained on y < 170 and
 predict y >= 170. Printed: Dice of the lamella, and how many of the positions held back lie within
 a ribosome's radius of one that was found, and how many of those that were found lie so near one
-of the positions (more may be there than were published). Drawn: WORK/pictures/held_back.png.
+of the positions (more may be there than were published). Drawn: the prediction, as
+WORK/predictions/ribosome/pictures/held_back.png.
 """
 
 import argparse
@@ -26,7 +27,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY / "scripts"))
 
 from cryoseg.volumes import open_volume, write_mrc  # noqa: E402
-from draw_prediction import draw_prediction  # noqa: E402
 
 BORDER = 170  # y
 STAGES = ("lamella", "ribosome")
@@ -53,11 +53,6 @@ def main():
         run(work)
         print(f"{time.monotonic() - started:.0f} s for all steps", flush=True)
         judge(work, options.folder, name)
-        (work / "pictures").mkdir(exist_ok=True)
-        predictions = (work / "predictions" / each / "held_back_preds.h5" for each in STAGES)
-        picture = work / "pictures" / "held_back.png"
-        draw_prediction(work / "scaled" / "held_back.mrc", *predictions, picture,
-                        settings={"class_names": ["ribosome"]})  # fmt: skip
 
 
 def cut(source, work):
@@ -135,6 +130,7 @@ def prediction(name, options):
         "mask_folder": "predictions/lamella" if within else None,
         "prediction_folder": f"predictions/{name}",
         "trained_model": f"models/{name}/model/model_best.ckpt",
+        "class_names": [name],
         "parameters": {
             "data": {"min": 0, "max": 1},
             "network": {"threshold": 0.5, "postprocessing": not within,
@@ -151,7 +147,7 @@ def write_yaml(path, content):
 def run(work):
     subprocess.run(
         [sys.executable, "-m", "snakemake", "--profile", str(REPOSITORY / "profiles" / "local"),
-         "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(work)],
+         "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(work), "overview"],
         check=True,
     )  # fmt: skip
 

@@ -1,0 +1,45 @@
+"""A table as a web page of its own: one file that needs no server, no network and no other file."""
+
+import json
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+PAGE = Path(__file__).with_name("table_page.html")
+
+
+def table_page(title, columns, rows, about="", more=""):
+    """The page's text: a table that can be sorted by each column and filtered.
+
+    title:   plain text
+    columns: dicts of key, name (its heading), unit (which may be missing), about (an explanation)
+             and kind: text, number, list or picture
+    rows:    dicts from column keys to values, in the order in which they are shown at first.
+             text: text; number: number or None; list: {order: number to sort by, items: texts};
+             picture: {link: address, see ``address``, image: data URI, text: what it shows}.
+             ``marked``: {key: why its value stands out}, if any do
+    about:   an explanation, plain text
+    more:    HTML to stand below the table, whatever came from files escaped
+
+    Texts are shown as they are, whatever they hold.
+    """
+    content = {"columns": columns, "rows": rows}
+    # Within a script element, no < may be there that could begin a tag.
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = text.replace("<", "\\u003c")
+    page = PAGE.read_text(encoding="utf-8")
+    parts = {"TITLE": escape(title), "ABOUT": escape(about), "MORE": more, "CONTENT": text}
+    # What is put in is not searched for the places of other parts.
+    pieces = page.split("@@")
+    return "".join(parts[piece] if number % 2 else piece for number, piece in enumerate(pieces))
+
+
+def address(path):
+    """A relative path as an address for a link."""
+    return quote(str(path), safe="/")
+
+
+def details(heading, pairs):
+    """HTML of a part that opens when it is clicked: a heading, and names with their values."""
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
+    return f"<details><summary>{escape(heading)}</summary><dl>{rows}</dl></details>\n"

@@ -1,0 +1,57 @@
+"""Write one page of all predicted tomograms, and the same as a table."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+from cryoseg.joblog import log_to, logger
+from cryoseg.overview import WHAT_STANDS_OUT, made_with_table, overview_table
+from cryoseg.table_page import address, details, table_page
+from cryoseg.volumes import as_list, written_aside
+
+
+def write_overview(summaries, page, table):
+    """Write overview.html and overview.tsv.
+
+    summaries: JSON files that draw_prediction wrote, NAME.json; the figure of NAME lies one
+               folder up, NAME.png
+    """
+    files = [Path(path) for path in as_list(summaries)]
+    found = [json.loads(path.read_text()) for path in files]
+    folder = Path(page).parent
+    figures = [path.parents[1] / f"{path.stem}.png" for path in files]
+    links = [address(os.path.relpath(figure, folder)) for figure in figures]
+    columns, rows = overview_table(found, links)
+    with written_aside(table) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+        _write_table(file, columns[1:], rows)
+    more = "".join(
+        details(f"{stage}: {_tomograms(count)} made with", said)
+        for stage, count, said in made_with_table(found)
+    )
+    with written_aside(page) as aside:
+        text = table_page("Predicted tomograms", columns, rows, WHAT_STANDS_OUT, more)
+        aside.write_text(text, encoding="utf-8")
+    logger.info(
+        "%s: %d rows, %d of which stand out", page, len(rows),
+        sum(bool(row["outlying"]["items"]) for row in rows),
+    )  # fmt: skip
+
+
+def _tomograms(count):
+    return "1 tomogram" if count == 1 else f"{count} tomograms"
+
+
+def _write_table(file, columns, rows):
+    writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+    writer.writerow(
+        ", ".join(filter(None, (column["name"], column.get("unit")))) for column in columns
+    )
+    for row in rows:
+        values = (row.get(column["key"]) for column in columns)
+        writer.writerow("; ".join(v["items"]) if isinstance(v, dict) else v for v in values)
+
+
+if __name__ == "__main__":
+    with log_to(snakemake.log[0]):
+        write_overview(**snakemake.input, **snakemake.output)
