@@ -63,7 +63,7 @@ rule thresholds:
 
 
 rule overview:
-    """Draw all predictions and trainings, and write overview.html, a page of all tomograms."""
+    """Draw all predictions and trainings, tabulate checks and evaluations, and write overview.html."""
     input:
         lambda wildcards: files("overview"),
 

@@ -564,7 +564,7 @@ def test_simulated_tomograms_have_names_seeds_and_a_size(lab):
     assert plan.simulated_settings(settings, "trial_2")["seed"] == 6
     files = plan.targets(stages)
     assert files["simulate"][:2] == ["sim/trial_1.mrc", "sim/trial_2.mrc"]
-    assert files["demo"] == ["overview.html", "overview.tsv"]
+    assert files["demo"] == ["overview.html", "overview.tsv", "checks/scaled.tsv"]
 
 
 def test_a_job_needs_no_file_on_disk_to_read_the_configuration(lab):

@@ -174,9 +174,9 @@ def targets(stages):
         files["evaluate"] += evaluation_files(stages, name)
         if chooses_thresholds(stages.predict[name]):
             files["thresholds"] += threshold_files(stages, name)
-    files["overview"] = overview_files(stages)
+    files["overview"] = [*overview_files(stages), *files["check"], *files["evaluate"]]
     if stages.simulate:
-        files["demo"] = files["overview"] + files["evaluate"]
+        files["demo"] = files["overview"]
     return files | {"all": [file for step in steps for file in files[step]]}
 
 
