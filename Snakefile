@@ -1,6 +1,7 @@
 """cryoseg: from a folder of tomograms to lamella masks and voxel-wise classes.
 
-What can be asked for stands in rules/targets.smk: all, simulate, scale, label, train, predict, demo.
+What can be asked for stands in rules/targets.smk: all, simulate, scale, label, train, predict, demo;
+and in rules/whole_run.smk: verify.
 What there is to do stands in config/config.yaml; each entry there is one use of a file in rules/.
 """
 
@@ -100,6 +101,9 @@ for entry in STAGES.predict:
             given
 
     use rule * from entry_module as prefix*
+
+
+include: "rules/whole_run.smk"
 
 
 place_jobs(workflow, STAGES)

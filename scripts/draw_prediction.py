@@ -5,6 +5,7 @@ from pathlib import Path
 from cryoseg.errors import InputError
 from cryoseg.figures import draw_sections
 from cryoseg.joblog import log_to
+from cryoseg.provenance import recorded
 from cryoseg.volumes import open_labels, open_mask, open_volume, written_aside
 
 
@@ -32,5 +33,5 @@ def draw_prediction(tomogram, mask, labels, picture, *, settings):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         draw_prediction(**snakemake.input, **snakemake.output, **snakemake.params)

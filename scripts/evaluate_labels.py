@@ -7,6 +7,7 @@ import numpy as np
 from cryoseg.errors import InputError
 from cryoseg.joblog import log_to, logger
 from cryoseg.metrics import count_pairs, dice_and_iou
+from cryoseg.provenance import recorded
 from cryoseg.volumes import as_list, open_labels, written_aside
 
 COLUMNS = ("tomogram", "stage", "label", "class", "true_voxels", "found_voxels", "dice", "iou")
@@ -52,5 +53,5 @@ def _compare(found, truth, classes):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         evaluate_labels(**snakemake.input, **snakemake.output, **snakemake.params)
