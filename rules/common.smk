@@ -13,6 +13,8 @@ import snakemake.jobs
 import snakemake.rules
 from snakemake.logging import logger
 
+# Resources that a plan is made of; _cores are a job's threads.
+ASKED_FOR = ("_cores", "gpu", "mem_mb", "device", "memory_gb", "tile_size", "attempt")
 LIBRARY = str(Path(str(workflow.current_basedir.join("../scripts"))).resolve())
 if LIBRARY not in sys.path:
     # Appended: installed packages come first, as they do for Snakemake's scripts.
@@ -125,7 +127,7 @@ def jobs_behind(dag, files):
     return list(jobs.values())
 
 
-def as_step(job):
+def as_step(job, with_resources=False):
     """A job as plain values; parameters that follow from its files are no reason to rerun it."""
     derived = {
         name for name, value in job.rule.params.items() if job.rule._is_deriving_function(value)
@@ -137,6 +139,7 @@ def as_step(job):
         by_name(job.output),
         {name: value for name, value in job.params.items() if name not in derived},
         job.benchmark and str(job.benchmark),
+        {name: job.resources.get(name) for name in ASKED_FOR} if with_resources else {},
     )
 
 

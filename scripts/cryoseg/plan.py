@@ -5,6 +5,7 @@ to run the step again. plan_labels.py and plan_training.py do this for labels an
 """
 
 import json
+import os
 
 from cryoseg.folders import spelled
 from cryoseg.plan_labels import labelling
@@ -175,6 +176,15 @@ def targets(stages):
             files["predict"] += [f"{folder}/{each}{end}" for end in ends]
     steps = ("simulate", "scale", "label", "train", "predict")
     return files | {"all": [file for step in steps for file in files[step]]}
+
+
+def calibrations(stages):
+    """Measurements of the stages whose model is there, and need not be trained before."""
+    return [
+        f"{spelled(stage['prediction_folder'])}/scores/calibration.json"
+        for name, stage in stages.predict.items()
+        if os.path.exists(stages.checkpoint(stage["trained_model"]))
+    ]
 
 
 def asked_for(files, target):
