@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from cryoseg.joblog import log_to, logger
 from cryoseg.provenance import recorded
@@ -18,12 +17,11 @@ SHAPES = ((32, 64, 64), (64, 128, 128), (128, 256, 256), (256, 512, 512))
 MOST_SECONDS = 60
 
 
-def calibrate(checkpoint, model, calibration, *, settings, before=0.0, **how):
+def calibrate(checkpoint, model, calibration, *, settings, **how):
     """Write, as JSON, what score_voxels takes: to start, and for each voxel that it computes.
 
     model:    what inspect_model wrote of the checkpoint
     settings: of score_voxels
-    before:   seconds that passed from the start of the process until now
     how:      what only changes how fast it goes, as of score_voxels
     """
     low, high = settings["data"]["min"], settings["data"]["max"]
@@ -45,7 +43,9 @@ def calibrate(checkpoint, model, calibration, *, settings, before=0.0, **how):
     )
     found = {
         "voxels_per_second": rate,
-        "start_seconds": before + max(first["seconds"] - first["computed"] / rate, 0),
+        "start_seconds": max(first["seconds"] - first["computed"] / rate, 0),
+        # What the job took beside this, by Snakemake's table, is what any job takes to begin.
+        "seconds": time.monotonic() - begun,
         "device": last["device"],
         "precision": last["precision"],
         "tile_memory": last["tile_memory"],
@@ -69,6 +69,5 @@ if __name__ == "__main__":
     with log_to(snakemake.log[0]), recorded(snakemake):
         names = ("mem_mb", "attempt", "device", "memory_gb", "tile_size", "batch_size")
         how = {name: snakemake.resources[name] for name in names}
-        before = time.time() - psutil.Process().create_time()
         files = {**snakemake.input, **snakemake.output}
-        calibrate(**files, **snakemake.params, **how, before=before, threads=snakemake.threads)
+        calibrate(**files, **snakemake.params, **how, threads=snakemake.threads)

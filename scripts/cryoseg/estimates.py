@@ -224,17 +224,19 @@ def _guessed_pace(kind):
 
 def _measured_pace(done, work):
     """Pace of the jobs that have run, or None."""
-    points = [(work[id(step)], seconds) for step in done if (seconds := benchmark_seconds(step))]
+    points = [
+        (work[id(step)], seconds) for step in done if (seconds := benchmark_seconds(step.benchmark))
+    ]
     if not points:
         return None
     start, each = fit(points, START_SECONDS.get(kind_of(done[0]), OTHER_START_SECONDS))
     return Pace(start, each, f"measured: {_count(len(points), 'job')}")
 
 
-def benchmark_seconds(step):
+def benchmark_seconds(path):
     """Seconds that a job took, from the table that Snakemake wrote; None if there is none."""
     try:
-        with open(step.benchmark, encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         return float(rows[-1]["s"])
     except (OSError, TypeError, ValueError, KeyError, IndexError):  # none, or cut short
@@ -260,11 +262,11 @@ def fit(points, usual_start):
 
 def _pace_of_scores(done, waiting, shapes, plan_computed, gpus):
     """Pace of score_voxels, and the voxels that each job sends through the network, by step."""
-    runs = [(step, took) for step in done if (took := _measured_scores(step))]
+    runs = [(step, run) for step in done if (run := _measured_scores(step))]
     calibration = _calibration(waiting[0])
     memory = None
     if runs:
-        memory = median(took["tile_memory"] for _, took in runs)
+        memory = median(run["tile_memory"] for _, run in runs)
     elif calibration:
         memory = calibration["tile_memory"]
     planned = {}
@@ -277,7 +279,7 @@ def _pace_of_scores(done, waiting, shapes, plan_computed, gpus):
 
     share, note = 1.0, ""
     if "mask" in waiting[0].inputs:
-        shares = [took["computed"] / plan(step) for step, took in runs if shapes[id(step)]]
+        shares = [run["computed"] / plan(step) for step, run in runs if shapes[id(step)]]
         if shares:
             share = fmean(shares)
             note = f"; masks leave {share:.0%} to compute, as in those"
@@ -286,15 +288,18 @@ def _pace_of_scores(done, waiting, shapes, plan_computed, gpus):
     work = {id(step): plan(step) * share for step in waiting}
     if None in planned.values():
         note += "; the model is not there yet, so its tiles are a guess"
-    if points := [(took["computed"], s) for step, took in runs if (s := benchmark_seconds(step))]:
+    if points := [
+        (took["computed"], s) for step, took in runs if (s := benchmark_seconds(step.benchmark))
+    ]:
         start, each = fit(points, START_SECONDS["score_voxels"])
-        device = Counter(took["device"] for _, took in runs).most_common(1)[0][0]
+        device = Counter(run["device"] for _, run in runs).most_common(1)[0][0]
         basis = f"measured: {_count(len(points), 'job')} on {device}{note}"
         return Pace(start, each, basis, None in planned.values()), work
     if calibration:
         each = 1 / calibration["voxels_per_second"]
         basis = f"measured by calibrate on {calibration['device']}{note}"
-        return Pace(calibration["start_seconds"], each, basis, None in planned.values()), work
+        start = calibration["start_seconds"] + _begin_seconds(waiting[0], calibration)
+        return Pace(start, each, basis, None in planned.values()), work
     minutes = GPU_MINUTES if gpus else CPU_MINUTES
     pace = Pace(START_SECONDS["score_voxels"], 60 * minutes / 1e6, GUESS_OF_SCORES + note, True)
     return pace, work
@@ -315,6 +320,13 @@ def _calibration(step):
         return json.loads(place.read_text())
     except FileNotFoundError:
         return None
+
+
+def _begin_seconds(step, calibration):
+    """Seconds before a job's script begins its work: what calibrate took beside its own work."""
+    took = benchmark_seconds(Path(step.benchmark).parents[1] / "calibrate.tsv")
+    usual = START_SECONDS["inspect_model"]
+    return usual if took is None else max(took - calibration["seconds"], 0)
 
 
 def _estimate_training(found, waiting):
@@ -390,6 +402,7 @@ def _as_row(each):
         "step": each.step,
         "done": each.done,
         "jobs": each.jobs,
+        "job_seconds": "" if each.seconds is None else _number(sum(each.seconds), 1),
         "gpus_per_job": each.gpus,
         "gpu_hours": _number(each.gpu_hours, 4),
         **walls,
