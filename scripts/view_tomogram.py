@@ -11,7 +11,7 @@ import sys
 
 from cryoseg.configuration import read_configuration
 from cryoseg.errors import InputError
-from cryoseg.viewing import find_layers, show_layers
+from cryoseg.viewing import add_layers, find_layers, load_napari
 from cryoseg.yaml_files import read_yaml
 
 
@@ -22,11 +22,10 @@ def main():
         layers = find_layers(stages, options.tomogram)
         for layer in layers:
             print(f"{layer.kind}: {layer.path}")
-        show_layers(layers)
+        napari = load_napari()
+        add_layers(napari.Viewer(title=f"cryoseg: {options.tomogram}"), layers)
     except InputError as error:
         sys.exit(str(error))
-    import napari
-
     napari.run()
 
 

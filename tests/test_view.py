@@ -8,11 +8,13 @@ import mrcfile
 import numpy as np
 import pytest
 import yaml
+from matplotlib.colors import to_rgb
 
 from conftest import REPOSITORY
 from cryoseg.configuration import read_configuration
 from cryoseg.errors import InputError
-from cryoseg.viewing import find_layers, show_layers
+from cryoseg.figures import LAMELLA_COLOUR, class_colour
+from cryoseg.viewing import add_layers, find_layers, load_napari
 
 SHAPE = (8, 10, 12)
 
@@ -67,10 +69,10 @@ def test_a_name_that_is_nearly_right_is_told(lab):
         find_layers(lab, "TS_I")
 
 
-def test_without_napari_a_sentence_says_what_to_do(lab, monkeypatch):
+def test_without_napari_a_sentence_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "napari", None)
     with pytest.raises(InputError, match=r"python -m pip install 'napari\[pyqt6\]'"):
-        show_layers(find_layers(lab, "TS_1"))
+        load_napari()
 
 
 def test_the_script_names_the_files_or_says_what_is_wrong(lab):
@@ -80,22 +82,20 @@ def test_the_script_names_the_files_or_says_what_is_wrong(lab):
     assert run.stderr.startswith("TS_9: no stage under predict has a tomogram of this name")
 
 
-def test_napari_shows_voxel_sizes_and_the_colours_of_the_pictures(lab, monkeypatch):
-    monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
+def test_napari_shows_voxel_sizes_and_the_colours_of_the_pictures(lab):
+    """In napari's model of a viewer, which needs neither display nor OpenGL."""
     pytest.importorskip("napari", reason="napari is not installed; it is no dependency")
-    from matplotlib.colors import to_rgb
+    from napari.components import ViewerModel
 
-    from cryoseg.figures import LAMELLA_COLOUR, class_colour
-
-    viewer = show_layers(find_layers(lab, "TS_1"), show=False)
-    try:
-        image, mask, labels = viewer.layers
-        assert image.data.shape == mask.data.shape == labels.data.shape == SHAPE
-        for layer in viewer.layers:
-            np.testing.assert_allclose(layer.scale, 2)  # nm
-        np.testing.assert_allclose(mask.get_color(1)[:3], to_rgb(LAMELLA_COLOUR), atol=0.01)
-        np.testing.assert_allclose(labels.get_color(3)[:3], class_colour(3), atol=0.01)
-        assert set(np.unique(labels.data)) == {0, 3}
-        assert mask.contour > 0
-    finally:
-        viewer.close()
+    viewer = ViewerModel()
+    add_layers(viewer, find_layers(lab, "TS_1"))
+    image, mask, labels = viewer.layers
+    assert image.data.shape == mask.data.shape == labels.data.shape == SHAPE
+    for layer in viewer.layers:
+        np.testing.assert_allclose(layer.scale, 2)
+        assert {str(unit) for unit in layer.units} == {"nanometer"}
+    np.testing.assert_allclose(mask.get_color(1)[:3], to_rgb(LAMELLA_COLOUR), atol=0.01)
+    np.testing.assert_allclose(labels.get_color(3)[:3], class_colour(3), atol=0.01)
+    assert set(np.unique(labels.data)) == {0, 3}
+    assert mask.contour > 0
+    assert viewer.scale_bar.visible

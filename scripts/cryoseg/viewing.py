@@ -56,49 +56,50 @@ def find_layers(stages, tomogram):
     return layers
 
 
-def show_layers(layers, **options):
-    """Open a napari viewer with the layers of a tomogram; returns it.
-
-    options: of napari.Viewer, such as show
-    Lengths are in nm, or in voxels where a file does not know their size.
-    Raises InputError where napari is not installed.
-    """
+def load_napari():
+    """The module napari; InputError, which says how to install it, where it is not there."""
     try:
         import napari  # here, as nothing else needs it
-        from napari.utils import DirectLabelColormap
     except ImportError as error:
         raise InputError(
             f"napari cannot be loaded ({error}); install it on a machine with a display, beside "
             "cryoseg: python -m pip install 'napari[pyqt6]'"
         ) from error
-    viewer = napari.Viewer(title=f"cryoseg: {layers[0].name}", **options)
+    return napari
+
+
+def add_layers(viewer, layers):
+    """Show the layers of a tomogram in napari's viewer, or its model.
+
+    Lengths are in nm, or in voxels where a file does not know their size. The tomogram is read
+    where it is looked at; masks and labels are bytes and are loaded.
+    """
+    colormap = load_napari().utils.DirectLabelColormap
     for layer in layers:
         if layer.kind == "tomogram":
             volume = open_volume(layer.path)
             limits = contrast(volume)
             viewer.add_image(
-                volume.data, name=layer.name, scale=scale_of(volume), contrast_limits=limits
+                volume.data, name=layer.name, contrast_limits=limits, **size_of(volume)
             )
             continue
         volume = open_label_volume(layer.path)
         labels = np.asarray(volume.data[:])
         if layer.kind == "mask":
             labels = (labels != 0).astype(np.uint8)
-        colours = DirectLabelColormap(color_dict=colours_of(np.unique(labels), layer.kind))
+        colours = colormap(color_dict=colours_of(np.unique(labels), layer.kind))
         shown = viewer.add_labels(
-            labels, name=layer.name, scale=scale_of(volume), opacity=OPACITY, colormap=colours
+            labels, name=layer.name, opacity=OPACITY, colormap=colours, **size_of(volume)
         )
         shown.contour = 2 if layer.kind == "mask" else 0
-    if min(open_volume(layers[0].path).voxel_size) > 0:
-        viewer.scale_bar.visible = True
-        viewer.scale_bar.unit = "nm"
-    return viewer
+    viewer.scale_bar.visible = True
 
 
-def scale_of(volume):
-    """(z, y, x) in nm for a voxel; 1 where a size is unknown."""
-    known = min(volume.voxel_size) > 0
-    return tuple(size / 10 for size in volume.voxel_size) if known else (1, 1, 1)
+def size_of(volume):
+    """Size of a voxel, as napari wants it: in nm, or in voxels where it is unknown."""
+    if min(volume.voxel_size) <= 0:
+        return {"scale": (1, 1, 1), "units": "pixel"}
+    return {"scale": tuple(size / 10 for size in volume.voxel_size), "units": "nm"}
 
 
 def contrast(volume):
