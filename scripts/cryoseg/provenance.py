@@ -132,10 +132,16 @@ def recorded(job, headers=(), unread=()):
         for name, paths in by_name(job.input).items()
         for path in paths
     ]
-    for _, path, part in inputs:
-        begin_sha256(path, part)
+    reading = [begin_sha256(path, part) for _, path, part in inputs]
     about = {}
-    yield about
+    try:
+        yield about
+    except BaseException:
+        # A process ends when its threads do: it must not wait for what nobody will ask for.
+        for future in reading:
+            future.cancel()
+        _hashes.clear()
+        raise
     record = {
         "step": job.rule,
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
