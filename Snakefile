@@ -1,7 +1,7 @@
 """cryoseg: from a folder of tomograms to lamella masks and voxel-wise classes.
 
 What can be asked for stands in rules/targets.smk: all, simulate, scale, label, check, train,
-predict, evaluate, thresholds, overview, demo.
+predict, evaluate, thresholds, overview, demo; and in rules/whole_run.smk: calibrate, plan, verify.
 What there is to do stands in config/config.yaml; each entry there is one use of a file in rules/.
 """
 
@@ -153,6 +153,9 @@ if STAGES.predict:
             given["aliases"]
 
     use rule * from overview
+
+
+include: "rules/whole_run.smk"
 
 
 place_jobs(workflow, STAGES, CHECKS)

@@ -14,6 +14,8 @@ import snakemake.rules
 from snakemake.logging import logger
 from snakemake.report import html_reporter
 
+# Resources that a plan is made of; _cores are a job's threads.
+ASKED_FOR = ("_cores", "gpu", "mem_mb", "device", "memory_gb", "tile_size", "attempt")
 LIBRARY = str(Path(str(workflow.current_basedir.join("../scripts"))).resolve())
 if LIBRARY not in sys.path:
     # Appended: installed packages come first, as they do for Snakemake's scripts.
@@ -25,6 +27,7 @@ from cryoseg.errors import InputError
 from cryoseg.failures import Failure, failure_lines, names_input_error, write_failures
 from cryoseg.host_memory import free_host_memory
 from cryoseg.run_warnings import warning_lines
+from cryoseg.steps import Step, by_name
 
 
 def hasten_plans():
@@ -146,6 +149,41 @@ def report_warnings(workflow):
     """Say at the end of a run what its jobs warned of."""
     for line in warning_lines(str(log) for job in workflow.dag.finished_jobs for log in job.log):
         logger.warning(line)
+
+
+def jobs_behind(dag, files):
+    """Jobs that make files and all that these are made of, done or not, each once.
+
+    Snakemake's own jobs, so that verify and plan need no second description of the rules.
+    """
+    jobs, waiting, seen = {}, list(files), set()
+    while waiting:
+        file = waiting.pop()
+        producers = () if file in seen else sorted(dag.output_index.match_producers(file), key=str)
+        seen.add(file)
+        if producers:
+            wildcards = producers[0].get_wildcards(file)
+            job = snakemake.jobs.Job(producers[0], dag, wildcards_dict=wildcards)
+            seen.update(job.output)
+            jobs[job.output[0]] = job
+            waiting += job.input
+    return list(jobs.values())
+
+
+def as_step(job, with_resources=False):
+    """A job as plain values; parameters that follow from its files are no reason to rerun it."""
+    derived = {
+        name for name, value in job.rule.params.items() if job.rule._is_deriving_function(value)
+    }
+    return Step(
+        job.rule.name,
+        job.wildcards_dict.get("tomogram"),
+        by_name(job.input),
+        by_name(job.output),
+        {name: value for name, value in job.params.items() if name not in derived},
+        job.benchmark and str(job.benchmark),
+        {name: job.resources.get(name) for name in ASKED_FOR} if with_resources else {},
+    )
 
 
 hasten_plans()

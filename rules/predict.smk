@@ -15,6 +15,7 @@ from tempfile import gettempdir
 
 from cryoseg.job_resources import (
     SLABWISE_MB,
+    USUAL_VOXELS,
     label_memory,
     score_memory,
     score_minutes,
@@ -52,6 +53,33 @@ rule inspect_model:
         settings=config["inspect"],
     script:
         "../scripts/inspect_model.py"
+
+
+rule calibrate:
+    """Measure how fast the checkpoint scores made-up tomograms, in about a minute, for plans."""
+    input:
+        checkpoint="<checkpoint>",
+        model="<predictions>/scores/model.json",
+    output:
+        calibration="<predictions>/scores/calibration.json",
+    log:
+        "<logs>/calibrate.log",
+    benchmark:
+        "<benchmarks>/calibrate.tsv"
+    conda:
+        "../envs/cryoseg.yaml"
+    threads: 8
+    resources:
+        **config["speed"],
+        attempt=lambda wildcards, attempt: attempt,
+        mem_mb=lambda wildcards, attempt: score_memory(
+            USUAL_VOXELS, config["speed"]["device"], config["speed"]["memory_gb"], attempt
+        ),
+        runtime=10,
+    params:
+        settings=config["score"],
+    script:
+        "../scripts/calibrate.py"
 
 
 rule score_voxels:

@@ -9,6 +9,7 @@ from pathlib import Path
 from cryoseg.errors import InputError
 from cryoseg.findings import ERROR, Finding
 from cryoseg.joblog import log_to
+from cryoseg.provenance import recorded
 
 
 def admit_tomogram(findings, admitted, *, settings):
@@ -27,5 +28,5 @@ def admit_tomogram(findings, admitted, *, settings):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         admit_tomogram(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryoseg import tomogram_checks
 from cryoseg.joblog import log_to, logger
+from cryoseg.provenance import recorded
 from cryoseg.volumes import as_list, written_aside
 
 
@@ -46,5 +47,5 @@ def _plain(value):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         check_tomogram(**snakemake.input, **snakemake.output, **snakemake.params)

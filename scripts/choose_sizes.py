@@ -3,6 +3,7 @@
 import yaml
 
 from cryoseg.joblog import log_to, logger
+from cryoseg.provenance import recorded
 from cryoseg.tables import read_table, read_tables, write_table
 from cryoseg.threshold_choice import chosen_values, draw_choice, mean_dice, with_chosen
 from cryoseg.training_figures import save_figure
@@ -49,5 +50,5 @@ def choose_sizes(tables, thresholds, chosen, picture, configuration, *, settings
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         choose_sizes(**snakemake.input, **snakemake.output, **snakemake.params)

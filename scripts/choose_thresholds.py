@@ -1,6 +1,7 @@
 """Choose the threshold of each class by its mean Dice over tomograms."""
 
 from cryoseg.joblog import log_to, logger
+from cryoseg.provenance import recorded
 from cryoseg.tables import read_tables, write_table
 from cryoseg.threshold_choice import mean_dice
 from cryoseg.true_labels import with_class_names
@@ -30,5 +31,5 @@ def choose_thresholds(tables, chosen, *, settings):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         choose_thresholds(**snakemake.input, **snakemake.output, **snakemake.params)

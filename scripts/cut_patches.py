@@ -10,6 +10,7 @@ from cryoseg.distances import FAR, class_labels, open_distances
 from cryoseg.joblog import log_to
 from cryoseg.labels import ClassLabels
 from cryoseg.patches import INTEGERS, INTENSITIES, PatchWriter, count_labels, patch_corners
+from cryoseg.provenance import attributes_of, recorded
 from cryoseg.volumes import open_volume, written_aside
 
 log = logging.getLogger("cryoseg")
@@ -35,7 +36,8 @@ def cut_patches(tomogram, labels, distances, patches, noisy=None, *, settings):
     stored = open_distances(distances, image.shape, settings["out_channels"])
 
     table = choose_patches(name, classes, settings)
-    about = {"voxel_size": image.voxel_size, "intensities": (found.lowest, found.highest)}
+    about = attributes_of(settings, tomogram=tomogram, labels=labels, noisy=noisy)
+    about |= {"voxel_size": image.voxel_size, "intensities": (found.lowest, found.highest)}
     with (
         written_aside(patches) as aside,
         PatchWriter(aside, name, image.shape, settings["patch_size"], *table, about) as writer,
@@ -65,7 +67,7 @@ def choose_patches(name, classes, settings):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         files = dict(snakemake.input.items())
         files.pop("admitted")  # it is there, which is all that it says
         cut_patches(**files, **snakemake.output, **snakemake.params)

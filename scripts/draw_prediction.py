@@ -16,6 +16,7 @@ from cryoseg.prediction_summary import (
     threshold_of,
 )
 from cryoseg.prediction_tally import count_prediction
+from cryoseg.provenance import recorded
 from cryoseg.run_warnings import warnings_in
 from cryoseg.scores import open_scores
 from cryoseg.volumes import open_labels, open_mask, open_volume, written_aside
@@ -82,5 +83,5 @@ def _seconds(benchmark):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         draw_prediction(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cryoseg.errors import InputError
 from cryoseg.joblog import log_to
+from cryoseg.provenance import recorded
 from cryoseg.training_figures import draw_split, save_figure
 from cryoseg.volumes import written_aside
 
@@ -38,5 +39,5 @@ def _there(path):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         draw_training(**snakemake.input, **snakemake.output)

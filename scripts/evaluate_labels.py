@@ -9,6 +9,7 @@ from cryoseg.checks import check_alike
 from cryoseg.evaluation import measure_classes, measure_objects
 from cryoseg.joblog import log_to, logger
 from cryoseg.metrics import Compared
+from cryoseg.provenance import recorded
 from cryoseg.summaries import COLUMNS, OBJECTS
 from cryoseg.tables import write_table
 from cryoseg.true_labels import open_any_labels
@@ -71,5 +72,5 @@ def _evaluate(name, found, truth, mask, positions, settings):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         evaluate_labels(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -6,6 +6,7 @@ from pathlib import Path
 from cryoseg.errors import InputError
 from cryoseg.joblog import log_to
 from cryoseg.label_volumes import FilteredLabels, count_values, new_labels
+from cryoseg.provenance import header_lines, input_hashes, recorded
 from cryoseg.volumes import open_label_volume, write_mrc
 
 log = logging.getLogger("cryoseg")
@@ -24,11 +25,12 @@ def filter_labels(labels, filtered, *, settings):
     new = new_labels(labels, counts, settings["selected_labels"], settings["relabel"])
     for label, count in counts.items():
         log.info("label %d becomes %d: %d voxels", label, new.get(label, 0), count)
-    write_mrc(filtered, FilteredLabels(volume, new), like=volume)
+    about = header_lines(settings, input_hashes(labels=labels))
+    write_mrc(filtered, FilteredLabels(volume, new), like=volume, about=about)
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         files = dict(snakemake.input.items())
         files.pop("admitted")  # it is there, which is all that it says
         filter_labels(**files, **snakemake.output, **snakemake.params)

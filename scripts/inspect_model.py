@@ -9,6 +9,7 @@ from cryoseg.checkpoints import checkpoint_sha256, load_network
 from cryoseg.errors import InputError
 from cryoseg.joblog import log_to
 from cryoseg.postprocessing import size_per_label, threshold_per_label
+from cryoseg.provenance import recorded
 from cryoseg.tiling import measure_halo
 from cryoseg.volumes import written_aside
 
@@ -89,7 +90,7 @@ def inspect_model(
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         asked = ("one_channel", "out_channels", "postprocessing_sizes", "threshold", "masks")
         labelling = {name: snakemake.resources[name] for name in asked}
         inspect_model(**snakemake.input, **snakemake.output, **snakemake.params, **labelling)

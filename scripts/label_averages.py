@@ -16,6 +16,7 @@ from cryoseg.label_making import (
     particles_in,
     report,
 )
+from cryoseg.provenance import header_lines, input_hashes, recorded
 from cryoseg.volumes import as_list, open_volume, write_mrc
 
 
@@ -52,9 +53,10 @@ def label_averages(tomogram, positions, averages, labels, *, settings):
         points, turns = particles.points[chosen], particles.turns[chosen]
         draw_shapes(drawing, points, turns, label, shape, voxel_size)
     report(name, drawing, particles)
-    write_mrc(labels, drawing.labels, like=volume)
+    about = header_lines(settings, input_hashes(positions=as_list(positions), averages=files))
+    write_mrc(labels, drawing.labels, like=volume, about=about)
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake, headers=["tomogram"]):
         label_averages(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -7,6 +7,7 @@ import numpy as np
 from cryoseg.drawing import Drawing, draw_spheres
 from cryoseg.joblog import log_to
 from cryoseg.label_making import by_label, drawing_order, in_voxels, particles_in, report
+from cryoseg.provenance import header_lines, input_hashes, recorded
 from cryoseg.volumes import as_list, open_volume, write_mrc
 
 
@@ -32,9 +33,10 @@ def label_particles(tomogram, positions, labels, *, settings):
         radius = in_voxels(volume, radii[label], settings["unit"])
         draw_spheres(drawing, points, label, radius, rim)
     report(name, drawing, particles)
-    write_mrc(labels, drawing.labels, like=volume)
+    about = header_lines(settings, input_hashes(positions=as_list(positions)))
+    write_mrc(labels, drawing.labels, like=volume, about=about)
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake, headers=["tomogram"]):
         label_particles(**snakemake.input, **snakemake.output, **snakemake.params)

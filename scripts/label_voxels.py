@@ -8,6 +8,7 @@ from cryoseg.errors import InputError
 from cryoseg.joblog import log_to
 from cryoseg.postprocessing import label_scores
 from cryoseg.predictions import both_steps, write_predictions
+from cryoseg.provenance import header_lines, input_hashes, recorded
 from cryoseg.scores import open_scores
 from cryoseg.versions import versions
 from cryoseg.volumes import open_mask, open_volume, write_mrc, written_aside
@@ -44,15 +45,19 @@ def label_voxels(scores, tomogram, labels, mask=None, mrc=None, *, settings, sco
         found, used = label_scores(name, source, inside, settings)
         about = {
             "tomogram": name,
+            "inputs": both_steps(source, "inputs", input_hashes(mask=mask)),
             "settings": both_steps(source, "settings", used),
             "versions": both_steps(source, "versions", versions("connected-components-3d")),
         }
         with written_aside(labels) as aside:
             write_predictions(aside, found, source, about, settings["save_internal_files"])
+        made_of = json.loads(about["inputs"])["score_voxels"]
+        made_of["checkpoint"] = source.attrs["checkpoint_sha256"]
     if mrc:
-        write_mrc(mrc, found, like=volume)
+        told = header_lines(json.loads(about["settings"]), made_of)
+        write_mrc(mrc, found, like=volume, about=told)
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake, headers=["tomogram"]):
         label_voxels(**snakemake.input, **snakemake.output, **snakemake.params)

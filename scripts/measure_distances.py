@@ -3,6 +3,7 @@
 from cryoseg.distances import write_distances
 from cryoseg.joblog import log_to
 from cryoseg.labels import ClassLabels
+from cryoseg.provenance import attributes_of, recorded
 from cryoseg.volumes import written_aside
 
 
@@ -14,11 +15,12 @@ def measure_distances(labels, distances, *, settings):
     channels = settings["out_channels"]
     volume = ClassLabels(labels, channels)
     with written_aside(distances) as aside:
-        write_distances(aside, volume, channels, {"voxel_size": volume.voxel_size})
+        about = attributes_of(settings, labels=labels) | {"voxel_size": volume.voxel_size}
+        write_distances(aside, volume, channels, about)
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         files = dict(snakemake.input.items())
         files.pop("admitted", None)  # it is there, which is all that it says
         measure_distances(**files, **snakemake.output, **snakemake.params)

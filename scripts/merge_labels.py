@@ -3,6 +3,7 @@
 from cryoseg.joblog import log_to
 from cryoseg.label_making import known_voxel_size
 from cryoseg.label_volumes import check_alike, merge_masks
+from cryoseg.provenance import header_lines, input_hashes, recorded
 from cryoseg.volumes import as_list, open_label_volume, write_mrc
 
 
@@ -23,9 +24,10 @@ def merge_labels(masks, labels, *, settings):
     merged = merge_masks(
         by_label, settings["priority"], settings["ignore_rim"], voxel_size, settings["ignoring"]
     )
-    write_mrc(labels, merged, like=volumes[0])
+    about = header_lines(settings, input_hashes(masks=as_list(masks)))
+    write_mrc(labels, merged, like=volumes[0], about=about)
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         merge_labels(**snakemake.input, **snakemake.output, **snakemake.params)

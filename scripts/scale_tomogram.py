@@ -2,6 +2,7 @@
 
 from cryoseg.intensities import ScaledVolume, intensity_range
 from cryoseg.joblog import log_to, logger
+from cryoseg.provenance import header_lines, input_hashes, recorded
 from cryoseg.volumes import open_volume, write_mrc
 
 
@@ -16,9 +17,11 @@ def scale_tomogram(tomogram, scaled, *, settings):
         volume, settings["lower_end_percentage"], settings["upper_end_percentage"]
     )
     logger.info("%s: intensities %g to %g become 0 to 1", tomogram, low, high)
-    write_mrc(scaled, ScaledVolume(volume, low, high, settings["invert"]), like=volume)
+    about = header_lines(settings, input_hashes(tomogram=tomogram))
+    data = ScaledVolume(volume, low, high, settings["invert"])
+    write_mrc(scaled, data, like=volume, about=about)
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake, unread=["scaled"]):
         scale_tomogram(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -13,12 +13,14 @@ from cryoseg.checks import check_intensities
 from cryoseg.devices import (
     choose_device,
     choose_dtype,
+    device_name,
     peak_memory,
     prepare_arithmetic,
     tile_memory,
 )
 from cryoseg.inference import score_volume
 from cryoseg.joblog import log_to, progress
+from cryoseg.provenance import input_hashes, recorded
 from cryoseg.scores import ScoresWriter
 from cryoseg.scoring import Normalisation, Scorer
 from cryoseg.versions import versions
@@ -78,6 +80,7 @@ def score_voxels(
         "nstart": volume.nstart,
         "tomogram_file": Path(tomogram).name,
         "checkpoint_sha256": json.loads(Path(model).read_text())["sha256"],
+        "inputs": input_hashes(tomogram=tomogram, mask=mask),
         "settings": settings | {"precision": str(dtype).removeprefix("torch.")},
         "versions": versions("torch"),
     }
@@ -91,21 +94,31 @@ def score_voxels(
             tile, batch_size, partial(progress, what="tiles"),
         )  # fmt: skip
         writer.update_attributes({"scored_voxels": summary.wanted})
+    summary.seconds = time.monotonic() - started
+    summary.device, summary.precision = device_name(device), str(dtype).removeprefix("torch.")
+    summary.tile_memory, summary.peak = memory, peak_memory(device)
     if summary.wanted == 0:
         log.warning("%s: the mask %s is empty, so no voxel was scored", tomogram, mask)
     log.info(
         "%s: %d voxels wanted, %d computed, %d tiles, halo %s, %.1f s, peak memory %.2f GB, %s %s",
         tomogram, summary.wanted, summary.computed, summary.tiles, summary.halo,
-        time.monotonic() - started, peak_memory(device) / 1e9, device, dtype,
+        summary.seconds, summary.peak / 1e9, device, dtype,
     )  # fmt: skip
     return summary
 
 
+def measured(summary):
+    """What scoring took, as plain values, for the record and for plans of other runs."""
+    names = ("wanted", "computed", "tiles", "seconds", "device", "precision", "tile_memory", "peak")
+    return {name: getattr(summary, name) for name in names}
+
+
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
-        files = dict(snakemake.input.items())
+    with log_to(snakemake.log[0]), recorded(snakemake) as record:
+        files = {**snakemake.input, **snakemake.output}
         files.pop("admitted")  # it is there, which is all that it says
         how = ("mem_mb", "attempt", "device", "memory_gb", "tile_size", "batch_size")
         resources = {name: snakemake.resources[name] for name in how}
         resources["threads"] = snakemake.threads
-        score_voxels(**files, **snakemake.output, **snakemake.params, **resources)
+        summary = score_voxels(**files, **snakemake.params, **resources)
+        record["measured"] = measured(summary)

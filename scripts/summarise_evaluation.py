@@ -1,6 +1,7 @@
 """Sum up the evaluations of all tomograms of a stage, and compare it with another one."""
 
 from cryoseg.joblog import log_to, logger
+from cryoseg.provenance import recorded
 from cryoseg.summaries import compare, summarise
 from cryoseg.tables import read_tables, write_table
 from cryoseg.volumes import as_list
@@ -27,5 +28,5 @@ def summarise_evaluation(tables, summary, comparison=None, *, settings):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         summarise_evaluation(**snakemake.input, **snakemake.output, **snakemake.params)

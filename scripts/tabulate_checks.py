@@ -8,6 +8,7 @@ from cryoseg.findings import ERROR, WARNING, Finding
 from cryoseg.folders import file_names
 from cryoseg.joblog import log_to, logger
 from cryoseg.name_checks import companion_name_findings, tomogram_name_findings
+from cryoseg.provenance import recorded
 from cryoseg.volumes import as_list, written_aside
 
 ABOUT_FOLDER = "(folder)"
@@ -62,5 +63,5 @@ def _row(values, findings):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         tabulate_checks(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -13,6 +13,7 @@ from cryoseg.fine_tuning import load_weights, starting_network
 from cryoseg.joblog import log_to, logger, logging_to_stderr
 from cryoseg.patches import PatchFile
 from cryoseg.processes import check_devices, devices_of, own_command, start_processes
+from cryoseg.provenance import recorded, sha256
 from cryoseg.resuming import describe_run, find_start, hand_over
 from cryoseg.training import SegmentationTraining
 from cryoseg.training_run import (
@@ -78,7 +79,7 @@ def train_model(
         load_weights(network, start.weights)
     if not start.finished:
         write_split(folder, files, parts)
-        write_settings(folder, config, backbone_config, pretrained)
+        write_settings(folder, config, backbone_config, pretrained, patches)
         dataset, _ = make_datasets(files, *parts, config)
         log_plan(config, files, parts, device, processes)
         placed = with_places(config, gpu_devices, nodes, cache_rate, continue_training)
@@ -175,11 +176,12 @@ def write_split(folder, files, parts):
         aside.write_text("\n".join(["tomogram\tpart\tpatches", *rows]) + "\n")
 
 
-def write_settings(folder, config, backbone_config, pretrained):
+def write_settings(folder, config, backbone_config, pretrained, patches):
     """Write what the training was done with, as YAML."""
     used = {"config": config, "backbone_config": backbone_config}
     if pretrained:
         used["pretrained_sha256"] = checkpoint_sha256(pretrained)
+    used["patches_sha256"] = {Path(path).name: sha256(path) for path in patches}
     used["versions"] = versions("torch", "lightning")
     with written_aside(folder / "settings.yaml") as aside:
         aside.write_text(yaml.safe_dump(used, sort_keys=False, allow_unicode=True))
@@ -187,7 +189,7 @@ def write_settings(folder, config, backbone_config, pretrained):
 
 def job_of_snakemake():
     """Run as the job of a rule."""
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         how = ("device", "gpu_devices", "nodes", "num_workers", "cache_rate", "checkpoint_minutes")
         resources = {name: snakemake.resources[name] for name in how}
         resources["threads"] = snakemake.threads

@@ -6,6 +6,7 @@ import numpy as np
 
 from cryoseg.joblog import log_to
 from cryoseg.postprocessing import size_per_label, threshold_scores
+from cryoseg.provenance import recorded
 from cryoseg.scores import open_scores
 from cryoseg.tables import read_table, write_table
 from cryoseg.threshold_choice import chosen_values, count_at_sizes
@@ -32,5 +33,5 @@ def try_sizes(scores, truth, thresholds, table, mask=None, *, settings):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         try_sizes(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cryoseg.joblog import log_to
 from cryoseg.postprocessing import threshold_per_label
+from cryoseg.provenance import recorded
 from cryoseg.scores import open_scores
 from cryoseg.tables import write_table
 from cryoseg.threshold_choice import count_at_thresholds
@@ -28,5 +29,5 @@ def try_thresholds(scores, truth, table, mask=None, *, settings):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         try_thresholds(**snakemake.input, **snakemake.output, **snakemake.params)

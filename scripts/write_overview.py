@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryoseg.joblog import log_to, logger
 from cryoseg.overview import WHAT_STANDS_OUT, made_with_table, overview_table
+from cryoseg.provenance import recorded
 from cryoseg.table_page import address, details, table_page
 from cryoseg.volumes import as_list, written_aside
 
@@ -53,5 +54,5 @@ def _write_table(file, columns, rows):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         write_overview(**snakemake.input, **snakemake.output)

@@ -47,6 +47,18 @@ def test_the_library_knows_no_snakemake():
         assert not re.search(r"\bsnakemake\.\w|import snakemake", path.read_text()), path
 
 
+def test_each_script_keeps_a_record_of_what_it_wrote():
+    """See cryoseg.provenance; snakemake verify would say of the outputs: no record."""
+    writers = [
+        path
+        for path in (REPOSITORY / "scripts").glob("*.py")
+        if "**snakemake.output" in path.read_text()
+    ]
+    assert len(writers) > 10
+    for path in writers:
+        assert "recorded(snakemake" in path.read_text(), path
+
+
 def test_importing_the_library_costs_nothing():
     code = "import sys, cryoseg; print(len({'torch', 'numpy', 'h5py'} & set(sys.modules)))"
     environment = {"PYTHONPATH": str(REPOSITORY / "scripts")}

@@ -39,6 +39,11 @@ def choose_device(wanted):
     return device
 
 
+def device_name(device):
+    """What kind of device it is: the GPU's name, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def choose_dtype(precision, device):
     """Turn auto, fp32, bf16 or fp16 into the torch dtype that the network computes in.
 

@@ -28,6 +28,8 @@ class Summary:
     computed: voxels that went through the network, halos and padding included
     centres:  voxels of the tiles' centres, what of that was kept
     tiles:    tiles that went through
+    seconds, device, precision: of all that score_voxels does, and what it was done on
+    tile_memory, peak:          bytes that a tile might take, and that were held at most
     """
 
     halo: tuple[tuple[int, int], ...]
@@ -35,6 +37,11 @@ class Summary:
     computed: int = 0
     centres: int = 0
     tiles: int = 0
+    seconds: float = 0.0
+    device: str = ""
+    precision: str = ""
+    tile_memory: int = 0
+    peak: int = 0
 
 
 def plan_volume(scorer, shape, memory, mask=None, tile_size=None):

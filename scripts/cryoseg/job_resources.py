@@ -124,16 +124,21 @@ def sum_voxels(volume, tomograms):
     return sum(voxel_count(volume, tomogram) for tomogram in tomograms)
 
 
-@cache
 def header_voxels(path):
-    """Voxels of the MRC file at ``path`` by its header.
+    """Voxels of the MRC file at ``path`` by its header; raises as header_shape does."""
+    return prod(header_shape(path))
+
+
+@cache
+def header_shape(path):
+    """(Z, Y, X) of the MRC file at ``path`` by its header.
 
     Raises OSError where there is no such file, ValueError where it has no MRC header.
     """
     with open(path, "rb") as file:
         header = file.read(16)
     for order in "<>" if len(header) == 16 else "":
-        *shape, mode = struct.unpack(f"{order}4i", header)
+        *shape, mode = struct.unpack(f"{order}4i", header)  # x first
         if mode in MODES and min(shape) > 0:
-            return prod(shape)
+            return tuple(reversed(shape))
     raise ValueError(f"{path}: no MRC header")

@@ -51,6 +51,12 @@ def log_to(path):
     raise SystemExit(1)
 
 
+def say(lines):
+    """Print lines into the log and on the stderr that the job was started with."""
+    for stream in {sys.stdout, _original_stderr or sys.stdout}:
+        print(*lines, sep="\n", file=stream, flush=True)
+
+
 @contextmanager
 def logging_to_stderr():
     """Log as a job does, in a process that a job started, into what its stderr points to.

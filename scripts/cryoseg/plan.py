@@ -6,6 +6,7 @@ labels, trainings and evaluations.
 """
 
 import json
+import os
 
 from cryoseg.evaluation_stages import chooses_thresholds
 from cryoseg.folders import spelled
@@ -178,6 +179,15 @@ def targets(stages):
     if stages.simulate:
         files["demo"] = files["overview"]
     return files | {"all": [file for step in steps for file in files[step]]}
+
+
+def calibrations(stages):
+    """Measurements of the stages whose model is there, and need not be trained before."""
+    return [
+        f"{spelled(stage['prediction_folder'])}/scores/calibration.json"
+        for name, stage in stages.predict.items()
+        if os.path.exists(stages.checkpoint(stage["trained_model"]))
+    ]
 
 
 def asked_for(files, target):

@@ -45,4 +45,5 @@ def write_predictions(path, labels, scores, attributes, internal=False):
 
 def both_steps(scores, name, of_labels):
     """JSON text of a mapping of both steps: what the scores have as attribute, and of_labels."""
-    return json.dumps({"score_voxels": json.loads(scores.attrs[name]), "label_voxels": of_labels})
+    of_scores = json.loads(scores.attrs.get(name, "{}"))  # {}: scores of an earlier version
+    return json.dumps({"score_voxels": of_scores, "label_voxels": of_labels})

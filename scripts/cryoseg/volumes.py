@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 from mrcfile import utils as mrc_format
 
+import cryoseg
 from cryoseg import mrc_headers
 from cryoseg.errors import InputError
 
@@ -115,7 +116,7 @@ def open_volume(path):
     )
 
 
-def write_mrc(path, data, like=None, voxel_size=None):
+def write_mrc(path, data, like=None, voxel_size=None, about=()):
     """Write a volume as MRC, slab by slab; the file appears at ``path`` when it is complete.
 
     data:       Z x Y x X, anything that slices (array, memory map, HDF5 dataset); float16 and
@@ -123,13 +124,17 @@ def write_mrc(path, data, like=None, voxel_size=None):
                 as IMOD and ChimeraX expect of labels, or mode 6 where a value exceeds 127
     like:       the Volume whose voxel size, origin and nstart the file gets
     voxel_size: (z, y, x) in Angstrom, or one number; wins over that of ``like``
+    about:      lines for the header's text, of at most 80 characters, nine at most
     """
     dtype = _stored_type(data)
     with written_aside(path) as aside:
         # Lays out the header; the data block is a hole in the file until it is filled.
         with mrcfile.new_mmap(aside, data.shape, mrc_format.mode_from_dtype(dtype)) as mrc:
             header = mrc.header.copy()
-        header.label[0] = "Written by cryoseg"  # without the time: the same input, the same file
+        # Without the time: the same input, the same file.
+        lines = [f"Written by cryoseg {cryoseg.__version__}", *about]
+        header.label[: len(lines)] = lines
+        header.nlabl = len(lines)
         _place(header, like, voxel_size)
         with open(aside, "r+b") as file:
             file.seek(header.nbytes)

@@ -1,0 +1,188 @@
+"""What a file was made of: a record beside each output, and what the file itself can carry.
+
+The record of FOLDER/NAME is FOLDER/provenance/NAME.json. It has what must not stand in the file
+itself, where the same input is to give the same bytes on every machine and every day: the date,
+and hashes of the outputs. Inputs are told by the SHA-256 of their content, not by size or date.
+"""
+
+import hashlib
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from cryoseg.errors import InputError
+from cryoseg.steps import by_name
+from cryoseg.versions import versions
+from cryoseg.volumes import written_aside
+
+FOLDER = "provenance"
+PACKAGES = ("numpy", "torch", "h5py", "mrcfile")
+# Bytes of an MRC file that say where its voxels lie, which is all that some steps read of it.
+HEADER_BYTES = 1024
+# Lines of text in an MRC header, beside cryoseg's own first one.
+MOST_LINES = 9
+
+_readers = ThreadPoolExecutor(4, "sha256")
+_hashes = {}  # Futures by path, part, size and time of change
+
+
+def record_path(output):
+    """Path of the record of an output."""
+    output = Path(output)
+    return output.parent / FOLDER / f"{output.name}.json"
+
+
+def begin_sha256(path, part="content"):
+    """Begin to hash a file beside other work; returns a Future of what sha256 returns.
+
+    A file is read once in a process, as long as its size and time of change stay as they are.
+    Raises OSError where there is no such file.
+    """
+    status = os.stat(path)
+    key = str(path), part, status.st_size, status.st_mtime_ns
+    if key not in _hashes:
+        _hashes[key] = _readers.submit(_read_sha256, str(path), part)
+    return _hashes[key]
+
+
+def sha256(path, part="content"):
+    """SHA-256, in hexadecimal, of a file's content, or of its MRC header alone (part "header")."""
+    return begin_sha256(path, part).result()
+
+
+def _read_sha256(path, part):
+    with open(path, "rb") as file:
+        if part == "header":
+            return hashlib.sha256(file.read(HEADER_BYTES)).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def input_hashes(**paths):
+    """SHA-256 by name of files, or of lists of them, that are given; None is left out."""
+    return {
+        name: sha256(given) if isinstance(given, (str, Path)) else [sha256(path) for path in given]
+        for name, given in paths.items()
+        if given is not None
+    }
+
+
+def attributes_of(settings, **inputs):
+    """Attributes for an HDF5 file, as JSON text: settings, versions, and hashes of inputs.
+
+    inputs: paths by name; None for one that is not there
+    """
+    about = {"inputs": input_hashes(**inputs), "settings": settings, "versions": versions()}
+    return {name: canonical(value) for name, value in about.items()}
+
+
+def header_lines(settings, inputs):
+    """Lines of text for an MRC header: what it was made of, as far as that has room.
+
+    inputs: as input_hashes returns them; settings: a mapping, told by its hash
+    """
+    named = [
+        (name, value)
+        for name, values in inputs.items()
+        for value in ([values] if isinstance(values, str) else values)
+    ]
+    told = hashlib.sha256(canonical(settings).encode()).hexdigest()
+    lines = [f"{name} SHA-256 {value[:40]}" for name, value in [("settings", told), *named]]
+    if len(lines) > MOST_LINES:
+        rest = len(lines) - MOST_LINES + 1
+        lines = [*lines[: MOST_LINES - 1], f"and {rest} more inputs"]
+    return lines
+
+
+def canonical(value):
+    """JSON text that is the same for equal settings, in whatever order their keys stand."""
+    # Twice, as numbers that are keys become text, and are to be sorted as such.
+    return json.dumps(json.loads(json.dumps(value, default=str)), sort_keys=True)
+
+
+def flattened(settings, start=""):
+    """Settings within settings by dotted keys; {"": value} of what is no mapping."""
+    if not isinstance(settings, dict) or not settings:
+        return {start: settings}
+    found = {}
+    for key, value in settings.items():
+        found |= flattened(value, f"{start}.{key}" if start else str(key))
+    return found
+
+
+@contextmanager
+def recorded(job, headers=(), unread=()):
+    """Keep a record of a job's outputs, if the block ends well.
+
+    job:     has rule (its name), input, output and params, each by name, as Snakemake's scripts
+             find them
+    headers: names of inputs of which only the MRC header is read
+    unread:  names of large outputs that are not read again to be hashed: the step that takes them
+             for its input does that anyway
+    Inputs are hashed in other threads meanwhile.
+    Yields a dict; what is put into it becomes part of the record.
+    """
+    outputs = by_name(job.output)
+    for path in _all(outputs):  # it would pass for that of a file that is half made
+        record_path(path).unlink(missing_ok=True)
+    inputs = [
+        (name, path, "header" if name in headers else "content")
+        for name, paths in by_name(job.input).items()
+        for path in paths
+    ]
+    reading = [begin_sha256(path, part) for _, path, part in inputs]
+    about = {}
+    try:
+        yield about
+    except BaseException:
+        # A process ends when its threads do: it must not wait for what nobody will ask for.
+        for future in reading:
+            future.cancel()
+        _hashes.clear()
+        raise
+    record = {
+        "step": job.rule,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "inputs": [_described(*each) for each in inputs],
+        "outputs": [
+            {"name": name, "path": path} if name in unread else _described(name, path)
+            for name, paths in outputs.items()
+            for path in paths
+        ],
+        "settings": dict(job.params.items()),
+        "versions": versions(*PACKAGES),
+        **about,
+    }
+    text = json.dumps(record, indent=1, default=str) + "\n"
+    for path in _all(outputs):
+        place = record_path(path)
+        place.parent.mkdir(exist_ok=True)
+        with written_aside(place) as aside:
+            Path(aside).write_text(text)
+
+
+def read_record(output):
+    """The record of an output, or None if there is none; InputError if it cannot be read."""
+    place = record_path(output)
+    try:
+        return json.loads(place.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{place}: the record cannot be read ({error}); make {output} anew"
+        ) from error
+
+
+def _all(files):
+    return [path for paths in files.values() for path in paths]
+
+
+def _described(name, path, part="content"):
+    try:
+        told = sha256(path, part)
+    except PermissionError:  # which a check of a tomogram has found, and is no error there
+        told = None
+    return {"name": name, "path": path, "part": part, "sha256": told}

@@ -1,0 +1,117 @@
+"""A tomogram with its masks and classes in napari, which may be installed or not."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoseg.errors import InputError
+from cryoseg.figures import CONTRAST, LAMELLA_COLOUR, OPACITY, class_colour
+from cryoseg.folders import nearest, spelled
+from cryoseg.volumes import open_label_volume, open_volume
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is laid over what; kind: tomogram, mask or labels."""
+
+    kind: str
+    name: str
+    path: str
+
+
+def find_layers(stages, tomogram):
+    """The files of a tomogram that are there, as a list of Layer: tomogram, masks, labels.
+
+    stages: cryoseg.stages.Stages
+    Raises InputError if no stage predicts a tomogram of this name, or it is not there yet.
+    """
+    names = {stage: stages.names_to_predict(stage) for stage in stages.predict}
+    chosen = [stage for stage in names if tomogram in names[stage]]
+    if not chosen:
+        known = {name for each in names.values() for name in each}
+        raise InputError(
+            f"{tomogram}: no stage under predict has a tomogram of this name"
+            f"{nearest(tomogram, known)}; give the file's name without its ending"
+        )
+    found = {"tomogram": {}, "mask": {}, "labels": {}}
+    for stage in chosen:
+        source = stages.tomograms_to_predict(stage)
+        found["tomogram"].setdefault(f"{source.folder}/{tomogram}{source.extension}", tomogram)
+        if masks := stages.masks(stage):
+            found["mask"].setdefault(f"{masks[0]}/{tomogram}{masks[1]}", f"mask of {stage}")
+        kind = "mask" if stages.makes_masks(stage) else "labels"
+        labels = f"{spelled(stages.predict[stage]['prediction_folder'])}/{tomogram}_preds.h5"
+        found[kind][labels] = stage
+    layers = [
+        Layer(kind, name, path)
+        for kind, files in found.items()
+        for path, name in files.items()
+        if os.path.exists(path)
+    ]
+    if not any(layer.kind == "tomogram" for layer in layers):
+        raise InputError(
+            f"{', '.join(found['tomogram'])}: there is no such file yet; run snakemake first"
+        )
+    return layers
+
+
+def load_napari():
+    """The module napari; InputError, which says how to install it, where it is not there."""
+    try:
+        import napari  # here, as nothing else needs it
+    except ImportError as error:
+        raise InputError(
+            f"napari cannot be loaded ({error}); install it on a machine with a display, beside "
+            "cryoseg: python -m pip install 'napari[pyqt6]'"
+        ) from error
+    return napari
+
+
+def add_layers(viewer, layers):
+    """Show the layers of a tomogram in napari's viewer, or its model.
+
+    Lengths are in nm, or in voxels where a file does not know their size. The tomogram is read
+    where it is looked at; masks and labels are bytes and are loaded.
+    """
+    colormap = load_napari().utils.DirectLabelColormap
+    for layer in layers:
+        if layer.kind == "tomogram":
+            volume = open_volume(layer.path)
+            limits = contrast(volume)
+            viewer.add_image(
+                volume.data, name=layer.name, contrast_limits=limits, **size_of(volume)
+            )
+            continue
+        volume = open_label_volume(layer.path)
+        labels = np.asarray(volume.data[:])
+        if layer.kind == "mask":
+            labels = (labels != 0).astype(np.uint8)
+        colours = colormap(color_dict=colours_of(np.unique(labels), layer.kind))
+        shown = viewer.add_labels(
+            labels, name=layer.name, opacity=OPACITY, colormap=colours, **size_of(volume)
+        )
+        shown.contour = 2 if layer.kind == "mask" else 0
+    viewer.scale_bar.visible = True
+
+
+def size_of(volume):
+    """Size of a voxel, as napari wants it: in nm, or in voxels where it is unknown."""
+    if min(volume.voxel_size) <= 0:
+        return {"scale": (1, 1, 1), "units": "pixel"}
+    return {"scale": tuple(size / 10 for size in volume.voxel_size), "units": "nm"}
+
+
+def contrast(volume):
+    """Intensities that become black and white, by the section in the middle."""
+    middle = volume.shape[0] // 2
+    low, high = np.percentile(volume[middle : middle + 1].astype(np.float32), CONTRAST)
+    return float(low), float(max(high, np.nextafter(low, np.inf)))
+
+
+def colours_of(labels, kind):
+    """Label to colour as in the pictures; None stands for any other label, and is transparent."""
+    colours = {None: "transparent", 0: "transparent"}
+    for label in labels[labels > 0].tolist():
+        colours[label] = LAMELLA_COLOUR if kind == "mask" else class_colour(label)
+    return colours

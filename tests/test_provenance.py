@@ -1,0 +1,286 @@
+"""Each output tells what it was made of, and verify finds what no longer belongs together."""
+
+import hashlib
+import json
+import os
+import shutil
+from types import SimpleNamespace
+
+import h5py
+import mrcfile
+import numpy as np
+import pytest
+
+from conftest import REPOSITORY
+from cryoseg import provenance
+from cryoseg.errors import InputError
+from cryoseg.provenance import header_lines, record_path, recorded
+from cryoseg.steps import Step
+from cryoseg.verification import verify
+from test_workflow import RAW, Lab
+
+
+class Workshop:
+    """A folder with one step: a file made of another by doubling its text."""
+
+    def __init__(self, folder):
+        self.source, self.made = folder / "source.txt", folder / "made" / "made.txt"
+        self.source.write_text("abc")
+        self.made.parent.mkdir()
+        self.settings = {"data": {"min": 0, "sizes": {1: 5, 10: 7, 2: 6}}}
+
+    def step(self, **changes):
+        given = {
+            "name": "double",
+            "tomogram": "TS_1",
+            "inputs": {"text": [str(self.source)]},
+            "outputs": {"twice": [str(self.made)]},
+            "settings": {"settings": self.settings},
+        }
+        return Step(**given | changes)
+
+    def work(self):
+        job = SimpleNamespace(
+            rule="double",
+            input={"text": str(self.source)},
+            output={"twice": str(self.made)},
+            params={"settings": self.settings},
+        )
+        with recorded(job) as record:
+            self.made.write_text(self.source.read_text() * 2)
+            record["measured"] = {"seconds": 1}
+
+    def record(self):
+        return json.loads(record_path(self.made).read_text())
+
+    def found(self, **changes):
+        (finding,) = verify([self.step(**changes)])
+        return finding.status, finding.reason
+
+
+@pytest.fixture
+def workshop(tmp_path):
+    shop = Workshop(tmp_path)
+    shop.work()
+    return shop
+
+
+@pytest.fixture(autouse=True)
+def fresh_process():
+    """Hashes are remembered within one process; verify is always a process of its own."""
+    provenance._hashes.clear()
+
+
+def rewrite(path, content):
+    """Other content, the same size and time of change."""
+    status = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    provenance._hashes.clear()
+
+
+def test_a_record_has_inputs_outputs_settings_versions_and_the_date(workshop):
+    record = workshop.record()
+    assert record["inputs"] == [
+        {
+            "name": "text",
+            "path": str(workshop.source),
+            "part": "content",
+            "sha256": hashlib.sha256(b"abc").hexdigest(),
+        }
+    ]
+    assert record["outputs"][0]["sha256"] == hashlib.sha256(b"abcabc").hexdigest()
+    assert record["step"] == "double"
+    assert record["settings"]["settings"]["data"]["min"] == 0
+    assert {"cryoseg", "python", "torch"} <= set(record["versions"])
+    assert record["date"].startswith("20")
+    assert record["measured"] == {"seconds": 1}
+
+
+def test_a_job_that_fails_leaves_no_record_of_an_earlier_one(workshop):
+    job = SimpleNamespace(rule="double", input={}, output={"twice": str(workshop.made)}, params={})
+
+    def fail():
+        with recorded(job):
+            raise InputError("no")
+
+    with pytest.raises(InputError):
+        fail()
+    assert not record_path(workshop.made).exists()
+
+
+def test_what_was_not_touched_matches(workshop):
+    assert workshop.found() == ("matches", "")
+
+
+def test_numbers_as_keys_of_settings_are_those_of_the_record(workshop):
+    workshop.settings = {"data": {"sizes": {2: 6, 1: 5, 10: 7}, "min": 0}}
+    assert workshop.found() == ("matches", "")
+
+
+def test_an_input_of_other_content_is_found_although_its_size_and_date_are_the_same(workshop):
+    rewrite(workshop.source, b"abd")
+    status, reason = workshop.found()
+    assert status == "changed"
+    assert f"text {workshop.source} is another now" in reason
+
+
+def test_an_input_that_was_copied_matches(workshop):
+    os.utime(workshop.source)
+    provenance._hashes.clear()
+    assert workshop.found() == ("matches", "")
+
+
+def test_an_output_that_was_edited_is_found(workshop):
+    rewrite(workshop.made, b"abcabd")
+    assert workshop.found()[1].startswith("the file itself was changed after 20")
+
+
+def test_an_input_from_elsewhere_is_named_beside_the_one_it_was_made_of(workshop):
+    status, reason = workshop.found(inputs={"text": ["elsewhere.txt"]})
+    assert status == "changed"
+    assert reason == f"text is elsewhere.txt now, it was made of {workshop.source}"
+
+
+def test_an_input_that_is_gone_is_missing(workshop):
+    workshop.source.unlink()
+    assert workshop.found()[1] == f"text {workshop.source} is missing or cannot be read"
+
+
+def test_a_setting_is_named_with_both_values(workshop):
+    workshop.settings = {"data": {"min": 1, "sizes": {1: 5, 10: 7, 2: 6}}}
+    assert workshop.found() == ("changed", "data.min is 1, it was made with 0")
+
+
+def test_what_is_gone_differs_from_what_was_never_made(workshop):
+    workshop.made.unlink()
+    assert workshop.found()[0] == "missing"
+    record_path(workshop.made).unlink()
+    assert workshop.found() == ("not made yet", "")
+
+
+def test_a_file_without_a_record_cannot_pass(workshop):
+    record_path(workshop.made).unlink()
+    assert workshop.found()[0] == "no record"
+    record_path(workshop.made).write_text("{")
+    assert "the record cannot be read" in workshop.found()[1]
+
+
+def test_what_was_made_of_a_changed_file_is_found_although_its_own_inputs_match(workshop, tmp_path):
+    later = tmp_path / "later.txt"
+    job = SimpleNamespace(
+        rule="later", input={"twice": str(workshop.made)}, output={"out": str(later)}, params={}
+    )
+    with recorded(job):
+        later.write_text("x")
+    rewrite(workshop.source, b"abd")
+    outputs = {"out": [str(later)]}
+    step = Step("later", None, {"twice": [str(workshop.made)]}, outputs, {})
+    first, second = verify([workshop.step(), step])
+    assert first.status == "changed"
+    assert (second.status, second.reason) == (
+        "made of an outdated file",
+        f"{workshop.made}, which it was made of, does not match",
+    )
+
+
+def test_a_damaged_file_is_unreadable(tmp_path):
+    made = tmp_path / "a_preds.h5"
+    job = SimpleNamespace(rule="label", input={}, output={"labels": str(made)}, params={})
+    with recorded(job):
+        made.write_bytes(b"no HDF5 at all")
+    (finding,) = verify([Step("label", "a", {}, {"labels": [str(made)]}, {})])
+    assert finding.status == "unreadable"
+
+
+def test_of_an_input_whose_header_alone_is_read_only_that_counts(tmp_path):
+    tomogram, made = tmp_path / "a.mrc", tmp_path / "made.txt"
+    with mrcfile.new(tomogram) as mrc:
+        mrc.set_data(np.zeros((8, 9, 10), np.float32))
+    job = SimpleNamespace(
+        rule="label", input={"tomogram": str(tomogram)}, output={"out": str(made)}, params={}
+    )
+    with recorded(job, headers=["tomogram"]):
+        made.write_text("x")
+    step = Step("label", "a", {"tomogram": [str(tomogram)]}, {"out": [str(made)]}, {})
+    content = bytearray(tomogram.read_bytes())
+    content[2000] ^= 1
+    rewrite(tomogram, bytes(content))
+    assert verify([step])[0].status == "matches"
+    content[196] ^= 1  # the origin
+    rewrite(tomogram, bytes(content))
+    assert verify([step])[0].status == "changed"
+
+
+def test_lines_of_an_mrc_header_have_room_for_few_and_say_what_is_left_out():
+    lines = header_lines({}, {"masks": ["f" * 64] * 12})
+    assert len(lines) == 9
+    assert lines[-1] == "and 5 more inputs"
+    assert all(len(line) <= 80 for line in lines)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two tomograms, scaled and given a mask."""
+    lab = Lab(tmp_path_factory.mktemp("finished"))
+    scale = {"raw": {"input_path": RAW, "output_path": "scaled", "invert": False}}
+    lab.write_config(scale=scale, predict={"lamella": "config/lamella.yaml"})
+    shutil.copy(REPOSITORY / "tests" / "data" / "lamella.ckpt", lab.folder / "lamella.ckpt")
+    lab.write_stage("lamella", save_original_file_extension=True)
+    for seed, name in enumerate(("TS_1", "TS_2")):
+        lab.write_tomogram(name, seed)
+    lab.run()
+    return lab
+
+
+def content_of(folder):
+    """Each file's content but for logs and the table that verify writes."""
+    return {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not {".snakemake", "logs"} & set(path.relative_to(folder).parts)
+        if path.name != "verify.tsv"
+    }
+
+
+def test_files_carry_what_they_were_made_of(finished):
+    raw = hashlib.sha256((finished.folder / RAW / "TS_1.mrc").read_bytes()).hexdigest()
+    scaled = hashlib.sha256((finished.folder / "scaled" / "TS_1.mrc").read_bytes()).hexdigest()
+    model = hashlib.sha256((finished.folder / "lamella.ckpt").read_bytes()).hexdigest()
+    with mrcfile.open(finished.folder / "scaled" / "TS_1.mrc") as mrc:
+        assert f"tomogram SHA-256 {raw[:40]}" in mrc.get_labels()
+    predictions = finished.folder / "predictions" / "lamella"
+    with mrcfile.open(predictions / "TS_1_preds.mrc") as mrc:
+        assert f"tomogram SHA-256 {scaled[:40]}" in mrc.get_labels()
+        assert f"checkpoint SHA-256 {model[:40]}" in mrc.get_labels()
+    with h5py.File(predictions / "TS_1_preds.h5") as file:
+        assert json.loads(file.attrs["inputs"])["score_voxels"]["tomogram"] == scaled
+        assert file.attrs["checkpoint_sha256"] == model
+
+
+def test_verify_says_what_changed_and_leaves_all_as_it_is(finished):
+    """The run that follows makes anew what verify named, as far as dates tell it."""
+    assert "9 matches" in finished.run("verify")
+    raw = finished.folder / RAW / "TS_1.mrc"
+    content = bytearray(raw.read_bytes())
+    content[3000] ^= 1
+    rewrite(raw, bytes(content))
+    finished.write_stage(
+        "lamella", parameters__network__threshold=0.4, save_original_file_extension=True
+    )
+    before = content_of(finished.folder)
+    shown = finished.run("verify", fails=True)
+    assert content_of(finished.folder) == before
+    rows = (finished.folder / "verify.tsv").read_text().splitlines()
+    status = {row.split("\t")[0]: row.split("\t")[3:] for row in rows[1:]}
+    assert status["scaled/TS_1.mrc"][0] == "changed"
+    assert "is another now" in status["scaled/TS_1.mrc"][1]
+    scores = "predictions/lamella/scores"
+    assert status[f"{scores}/TS_1_scores.h5"][0] == "made of an outdated file"
+    assert status[f"{scores}/TS_2_scores.h5"] == ["matches", ""]
+    why = ["changed", "threshold is 0.4, it was made with 0.2"]
+    for name in ("TS_1_preds.h5", "TS_1_preds.mrc", "TS_2_preds.h5", "TS_2_preds.mrc"):
+        assert status[f"predictions/lamella/{name}"] == why
+    assert "threshold is 0.4, it was made with 0.2" in shown
+    assert "6 of 9 outputs do not match" in shown
