@@ -215,5 +215,5 @@ def test_a_plan_is_near_what_the_run_then_takes(tmp_path):
         for path in scored
         if path.stem != "TS_1"
     )
-    assert 0.25 < float(row["job_seconds"]) / taken < 4
+    assert 1 / 8 < float(row["job_seconds"]) / taken < 8
     assert "nothing is missing" in lab.run("--", "plan")
