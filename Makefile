@@ -39,4 +39,4 @@ lint: setup
 	.venv/bin/snakemake --lint --configfile config/demo.yaml
 
 clean-demo:
-	rm -rf demo overview.html overview.tsv logs/demo_* benchmarks/demo_*
+	rm -rf demo overview.html overview.tsv checks/demo_scaled* logs/demo* benchmarks/demo*
