@@ -208,10 +208,16 @@ LABELS = {
 }  # fmt: skip
 
 
-def predictions(dataset, shape=SHAPE):
+def predictions(dataset, shape=SHAPE, dtype=np.uint8, voxel_size=None):
+    """Write an HDF5 file whose voxels are 0 in the first section, and 1 elsewhere."""
+
     def make(path):
+        voxels = np.ones(shape, np.uint8)
+        voxels[0] = 0
         with h5py.File(path, "w") as file:
-            file[dataset] = np.ones(shape, np.uint8)
+            file[dataset] = voxels.astype(dtype)
+            if voxel_size is not None:
+                file.attrs["voxel_size"] = voxel_size
 
     return make
 
@@ -221,7 +227,12 @@ MASKS = {
     "no dataset of labels": (predictions("mask"), E, "there is no dataset 'labels'"),
     "an image": (predictions("labels", (8, 8)), E, "the labels have 2 axes"),
     "text": (content(b"mask"), E, "no HDF5 file can be read here"),
-}
+    "words": (predictions("labels", dtype="S3"), E, r"preds.h5: the labels are of type \|S3"),
+    "complex numbers": (predictions("labels", dtype=complex), E, "are of type complex128"),
+    "a voxel size of two numbers": (
+        predictions("labels", voxel_size=(10, 10)), W, r"voxel_size is \[10 10\]",
+    ),
+}  # fmt: skip
 CSV = {
     "a position outside": ("TS_1,5,5,5\nTS_1,50,5,5\n", "1 of 2 positions in .* lie outside"),
     "all outside": ("TS_1,50,5,5\n", "1 of 1 positions in .* lie outside"),
@@ -298,6 +309,35 @@ def test_odd_masks_are_named(case, tmp_path):
     write(tmp_path / "TS_1.mrc")
     make(tmp_path / "TS_1_preds.h5")
     assert_found(checked(tmp_path, predict_one=tmp_path / "TS_1_preds.h5"), level, sentence)
+
+
+@pytest.mark.parametrize("section", ["predict", "train"])
+def test_one_number_is_the_voxel_size_along_all_axes(section, tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    predictions("labels", voxel_size=10.0)(tmp_path / "TS_1_preds.h5")
+    demand = {"predict": PREDICT, "train": TRAIN}[section]
+    assert checked(tmp_path, {"one": demand}, one=tmp_path / "TS_1_preds.h5")["findings"] == []
+
+
+def test_what_nobody_thought_of_is_found_and_not_raised(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("cryoseg.tomogram_checks.open_mask", fail)
+    write(tmp_path / "TS_1.mrc")
+    predictions("labels")(tmp_path / "TS_1_preds.h5")
+    content = checked(tmp_path, predict_one=tmp_path / "TS_1_preds.h5")
+    assert_found(content, E, r"TS_1_preds.h5: it cannot be judged .ZeroDivisionError: by zero")
+
+
+def test_too_little_memory_is_no_finding(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("cryoseg.tomogram_checks.statistics", fail)
+    write(tmp_path / "TS_1.mrc")
+    with pytest.raises(MemoryError):
+        checked(tmp_path)
 
 
 @pytest.mark.parametrize("case", CSV)

@@ -53,7 +53,7 @@ def check_tomogram(path, name, demands, companions, positions=()):
                 label_making.particles_in
     """
     check, own = Check({"tomogram": name, "path": str(path)}), {}
-    with overheard() as shared:
+    with overheard(path) as shared:
         check.values["bytes"] = Path(path).stat().st_size
         header, _ = mrc_headers.read_header(Path(path))
         check.values["mode"] = int(header.mode)
@@ -198,7 +198,7 @@ def _judge_companion(volume, demand, file):
     about, found = {}, []
     if file is None:
         return about, found
-    with overheard() as found:
+    with overheard(file) as found:
         if demand["section"] == "predict":
             about["mask_shape"] = " x ".join(map(str, open_label_volume(file).shape))
             open_mask(file, volume.shape)  # warns itself of a mask that it must resize
@@ -233,6 +233,6 @@ def _judge_labels(volume, file, demand, about):
 
 def _judge_positions(volume, name, files, settings):
     """Findings about positions; as they stop neither a prediction nor a training, warnings."""
-    with overheard() as found:
+    with overheard(" and ".join(map(str, files))) as found:
         particles_in(volume, name, files, settings)
     return [Finding(WARNING, finding.sentence, finding.remedy) for finding in found]
