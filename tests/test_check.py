@@ -311,6 +311,14 @@ def test_odd_masks_are_named(case, tmp_path):
     assert_found(checked(tmp_path, predict_one=tmp_path / "TS_1_preds.h5"), level, sentence)
 
 
+@pytest.mark.parametrize("wrong", [0, -10, np.nan])
+def test_labels_of_an_unknown_voxel_size_are_not_compared_with_the_tomogram(wrong, tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    labels(lambda v: v, wrong)(tmp_path / "labels.mrc")
+    content = checked(tmp_path, {"train_one": TRAIN}, train_one=tmp_path / "labels.mrc")
+    assert content["findings"] == []
+
+
 @pytest.mark.parametrize("section", ["predict", "train"])
 def test_one_number_is_the_voxel_size_along_all_axes(section, tmp_path):
     write(tmp_path / "TS_1.mrc")

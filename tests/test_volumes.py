@@ -19,6 +19,7 @@ from conftest import REPOSITORY
 from cryoseg import volumes
 from cryoseg.errors import InputError
 from cryoseg.volumes import (
+    is_known_size,
     open_label_volume,
     open_mask,
     open_volume,
@@ -339,6 +340,15 @@ def test_a_voxel_size_of_hdf5_is_three_numbers_or_unknown(given, read, tmp_path,
     with caplog.at_level(logging.WARNING):
         assert open_label_volume(tmp_path / "a.h5").voxel_size == read
     assert ("a.h5: attribute voxel_size is" in caplog.text) == (read == (0, 0, 0))
+
+
+@pytest.mark.parametrize("wrong", [0, -8, np.nan, np.inf])
+def test_a_voxel_size_is_known_where_all_of_it_is(wrong):
+    assert is_known_size((8, 8, 8))
+    for axis in range(3):
+        sizes = [8.0, 8.0, 8.0]
+        sizes[axis] = wrong
+        assert not is_known_size(sizes)
 
 
 @pytest.mark.parametrize("dtype", ["S2", complex])

@@ -5,6 +5,7 @@ import math
 
 from cryoseg.figures import LAMELLA_ON_WHITE, Charts, class_colour
 from cryoseg.labels import class_name
+from cryoseg.volumes import is_known_size
 
 # Cubic Angstrom in a cubic nanometre.
 ANGSTROM3 = 1000
@@ -27,14 +28,14 @@ def class_rows(tally, class_names, channels, lamella):
 
 def voxel_nm3(voxel_size):
     """Volume of a voxel in nm^3 from its (z, y, x) in Angstrom; None where that is unknown."""
-    return math.prod(voxel_size) / ANGSTROM3 if min(voxel_size) > 0 else None
+    return math.prod(voxel_size) / ANGSTROM3 if is_known_size(voxel_size) else None
 
 
 def charts_of(tally, classes, voxel_size, threshold):
     """The Charts of a prediction.
 
     classes:    what class_rows returns
-    voxel_size: (z, y, x) in Angstrom, 0 where it is unknown
+    voxel_size: (z, y, x) in Angstrom; see volumes.is_known_size
     threshold:  of all labels, or a mapping of those by label
     """
     each, whole, what = voxel_nm3(voxel_size) or 1, int(tally.voxels.sum()), "tomogram"
@@ -46,7 +47,7 @@ def charts_of(tally, classes, voxel_size, threshold):
             for n, name, colour in classes
         ],
         whole=f"the {what} ({whole * each:,.0f})",
-        unit="nm³" if min(voxel_size) > 0 else "voxels",
+        unit="nm³" if is_known_size(voxel_size) else "voxels",
         histograms=[
             (name, colour, tally.histogram[n])
             for n, name, colour in classes

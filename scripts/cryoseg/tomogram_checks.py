@@ -15,7 +15,7 @@ from cryoseg.label_making import particles_in
 from cryoseg.label_volumes import count_values, new_labels
 from cryoseg.labels import IGNORED, wrong_labels
 from cryoseg.patches import patch_corners
-from cryoseg.volumes import open_label_volume, open_mask, open_volume
+from cryoseg.volumes import is_known_size, open_label_volume, open_mask, open_volume
 
 PERCENTAGES = (0.1, 50, 99.9)
 # Sections of one value are padding, which is thin, or what a copy that was cut short did not fill.
@@ -134,7 +134,7 @@ def _intensities(measured):
 def judge_voxel_size(path, voxel_size):
     """Findings about a voxel size (z, y, x) in Angstrom, as a header has it."""
     text = " x ".join(f"{size:g}" for size in voxel_size)
-    if not all(math.isfinite(size) and size > 0 for size in voxel_size):
+    if not is_known_size(voxel_size):
         sentence = f"{path}: the header has no voxel size ({text} Angstrom)"
         remedy = "write it into the header: positions, radii and scale bars need it"
         return [Finding(WARNING, sentence, remedy)]

@@ -33,7 +33,7 @@ class Volume:
     """A volume and where it lies in space; slice it, ``volume[z, y, x]``, to read voxels.
 
     data:       Z x Y x X, mapped from the file, in the file's own type and byte order
-    voxel_size: (z, y, x) in Angstrom; 0 where the header does not know it
+    voxel_size: (z, y, x) in Angstrom, as the header has it; see is_known_size
     origin:     (x, y, z) as the header has it, in Angstrom
     nstart:     (x, y, z) as the header has it, in voxels
     path:       the file
@@ -75,6 +75,11 @@ class Volume:
             if self.mapping is not None:
                 self.mapping.madvise(mmap.MADV_DONTNEED)
         return voxels
+
+
+def is_known_size(voxel_size):
+    """Whether a voxel size (z, y, x), as files have it, is one: finite and above 0 on each axis."""
+    return all(math.isfinite(size) and size > 0 for size in voxel_size)
 
 
 def slabs(shape, voxel_bytes=4):
