@@ -208,18 +208,26 @@ LABELS = {
 }  # fmt: skip
 
 
-def predictions(dataset, shape=SHAPE, dtype=np.uint8, voxel_size=None):
-    """Write an HDF5 file whose voxels are 0 in the first section, and 1 elsewhere."""
+def predictions(dataset, shape=SHAPE, dtype=np.uint8, voxel_size=None, outside=1):
+    """Write an HDF5 file whose voxels are 0 in the first sections ``outside``, and 1 elsewhere."""
 
     def make(path):
         voxels = np.ones(shape, np.uint8)
-        voxels[0] = 0
+        voxels[:outside] = 0
         with h5py.File(path, "w") as file:
-            file[dataset] = voxels.astype(dtype)
+            file.create_dataset(dataset, data=voxels.astype(dtype), compression="gzip")
             if voxel_size is not None:
                 file.attrs["voxel_size"] = voxel_size
 
     return make
+
+
+def damaged(path):
+    """Write a mask of which nothing that was compressed can be read."""
+    predictions("labels")(path)
+    with h5py.File(path, "r") as file:
+        chunk = file["labels"].id.get_chunk_info(0)
+    patched_bytes(path, chunk.byte_offset, bytes(chunk.size))
 
 
 MASKS = {
@@ -232,6 +240,13 @@ MASKS = {
     "a voxel size of two numbers": (
         predictions("labels", voxel_size=(10, 10)), W, r"voxel_size is \[10 10\]",
     ),
+    "nothing inside": (predictions("labels", outside=12), W, "preds.h5: no voxel is inside"),
+    "everything inside": (predictions("labels", outside=0), W, "preds.h5: every voxel is inside"),
+    "other voxels": (
+        predictions("labels", voxel_size=(20, 20, 20)), W,
+        "mask .*preds.h5 is of voxels of 20 x 20 x 20 Angstrom, tomogram is of 10 x 10 x 10",
+    ),
+    "damaged": (damaged, E, "preds.h5: it cannot be read .*filter.*; copy it anew"),
 }  # fmt: skip
 CSV = {
     "a position outside": ("TS_1,5,5,5\nTS_1,50,5,5\n", "1 of 2 positions in .* lie outside"),
