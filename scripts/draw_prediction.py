@@ -56,7 +56,7 @@ def draw_prediction(tomogram, scores, labels, picture, summary, mask=None, *, se
     about = {
         "tomogram": name,
         "stage": settings["stage"],
-        **prediction_summary(tally, found, volume.shape, size),
+        **prediction_summary(tally, found, volume.shape, size, lamella),
         "seconds": _seconds(Path(settings["benchmarks"], f"{name}.tsv")),
         "warnings": _warnings(settings["logs"], name),
         "made_with": made_with,

@@ -13,7 +13,7 @@ from cryoseg.provenance import recorded
 from cryoseg.summaries import COLUMNS, OBJECTS
 from cryoseg.tables import write_table
 from cryoseg.true_labels import open_any_labels
-from cryoseg.volumes import as_list, open_label_volume, open_mask
+from cryoseg.volumes import as_list, is_known_size, open_label_volume, open_mask
 
 
 def evaluate_labels(predicted, truth, table, mask=None, positions=(), compared=(), *, settings):
@@ -48,8 +48,8 @@ def _evaluate(name, found, truth, mask, positions, settings):
     check_alike(name, volume, f"true labels {truth} are", true)
     inside = open_mask(mask, volume.shape) if mask else None
     compared = Compared(true, open_any_labels(found), inside)
-    voxel_size = volume.voxel_size if all(volume.voxel_size) else true.voxel_size
-    if not all(voxel_size):
+    voxel_size = volume.voxel_size if is_known_size(volume.voxel_size) else true.voxel_size
+    if not is_known_size(voxel_size):
         logger.warning(
             "%s: neither %s nor %s has a voxel size, so there are no volumes and no surface Dice; "
             "write it into the tomogram's header",

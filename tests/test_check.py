@@ -208,12 +208,26 @@ LABELS = {
 }  # fmt: skip
 
 
-def predictions(dataset, shape=SHAPE):
+def predictions(dataset, shape=SHAPE, dtype=np.uint8, voxel_size=None, outside=1):
+    """Write an HDF5 file whose voxels are 0 in the first sections ``outside``, and 1 elsewhere."""
+
     def make(path):
+        voxels = np.ones(shape, np.uint8)
+        voxels[:outside] = 0
         with h5py.File(path, "w") as file:
-            file[dataset] = np.ones(shape, np.uint8)
+            file.create_dataset(dataset, data=voxels.astype(dtype), compression="gzip")
+            if voxel_size is not None:
+                file.attrs["voxel_size"] = voxel_size
 
     return make
+
+
+def damaged(path):
+    """Write a mask of which nothing that was compressed can be read."""
+    predictions("labels")(path)
+    with h5py.File(path, "r") as file:
+        chunk = file["labels"].id.get_chunk_info(0)
+    patched_bytes(path, chunk.byte_offset, bytes(chunk.size))
 
 
 MASKS = {
@@ -221,7 +235,19 @@ MASKS = {
     "no dataset of labels": (predictions("mask"), E, "there is no dataset 'labels'"),
     "an image": (predictions("labels", (8, 8)), E, "the labels have 2 axes"),
     "text": (content(b"mask"), E, "no HDF5 file can be read here"),
-}
+    "words": (predictions("labels", dtype="S3"), E, r"preds.h5: the labels are of type \|S3"),
+    "complex numbers": (predictions("labels", dtype=complex), E, "are of type complex128"),
+    "a voxel size of two numbers": (
+        predictions("labels", voxel_size=(10, 10)), W, r"voxel_size is \[10 10\]",
+    ),
+    "nothing inside": (predictions("labels", outside=12), W, "preds.h5: no voxel is inside"),
+    "everything inside": (predictions("labels", outside=0), W, "preds.h5: every voxel is inside"),
+    "other voxels": (
+        predictions("labels", voxel_size=(20, 20, 20)), W,
+        "mask .*preds.h5 is of voxels of 20 x 20 x 20 Angstrom, tomogram is of 10 x 10 x 10",
+    ),
+    "damaged": (damaged, E, "preds.h5: it cannot be read .*filter.*; copy it anew"),
+}  # fmt: skip
 CSV = {
     "a position outside": ("TS_1,5,5,5\nTS_1,50,5,5\n", "1 of 2 positions in .* lie outside"),
     "all outside": ("TS_1,50,5,5\n", "1 of 1 positions in .* lie outside"),
@@ -298,6 +324,43 @@ def test_odd_masks_are_named(case, tmp_path):
     write(tmp_path / "TS_1.mrc")
     make(tmp_path / "TS_1_preds.h5")
     assert_found(checked(tmp_path, predict_one=tmp_path / "TS_1_preds.h5"), level, sentence)
+
+
+@pytest.mark.parametrize("wrong", [0, -10, np.nan])
+def test_labels_of_an_unknown_voxel_size_are_not_compared_with_the_tomogram(wrong, tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    labels(lambda v: v, wrong)(tmp_path / "labels.mrc")
+    content = checked(tmp_path, {"train_one": TRAIN}, train_one=tmp_path / "labels.mrc")
+    assert content["findings"] == []
+
+
+@pytest.mark.parametrize("section", ["predict", "train"])
+def test_one_number_is_the_voxel_size_along_all_axes(section, tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    predictions("labels", voxel_size=10.0)(tmp_path / "TS_1_preds.h5")
+    demand = {"predict": PREDICT, "train": TRAIN}[section]
+    assert checked(tmp_path, {"one": demand}, one=tmp_path / "TS_1_preds.h5")["findings"] == []
+
+
+def test_what_nobody_thought_of_is_found_and_not_raised(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("cryoseg.tomogram_checks.open_mask", fail)
+    write(tmp_path / "TS_1.mrc")
+    predictions("labels")(tmp_path / "TS_1_preds.h5")
+    content = checked(tmp_path, predict_one=tmp_path / "TS_1_preds.h5")
+    assert_found(content, E, r"TS_1_preds.h5: it cannot be judged .ZeroDivisionError: by zero")
+
+
+def test_too_little_memory_is_no_finding(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("cryoseg.tomogram_checks.statistics", fail)
+    write(tmp_path / "TS_1.mrc")
+    with pytest.raises(MemoryError):
+        checked(tmp_path)
 
 
 @pytest.mark.parametrize("case", CSV)

@@ -327,10 +327,11 @@ def test_labels_of_another_shape_are_refused(files):
         evaluated(files, SETTINGS)
 
 
-def test_without_a_voxel_size_lengths_are_left_out_with_a_warning(files, caplog):
-    write_mrc(files / "true.mrc", mixed(4)[0], voxel_size=0.0)
+@pytest.mark.parametrize("wrong", [0, -8, np.nan])
+def test_without_a_voxel_size_lengths_are_left_out_with_a_warning(wrong, files, caplog):
+    write_mrc(files / "true.mrc", mixed(4)[0], voxel_size=(wrong, 8, 8))
     with h5py.File(files / "found.h5", "a") as file:
-        file.attrs["voxel_size"] = (0, 0, 0)
+        file.attrs["voxel_size"] = (8, 8, wrong)
     with caplog.at_level(logging.WARNING, "cryoseg"):
         table = evaluated(files, SETTINGS)
     assert "has a voxel size" in caplog.text

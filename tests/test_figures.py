@@ -248,7 +248,9 @@ def test_picture_and_summary_are_written_from_files(prediction, tmp_path):
     lamella, membrane, ribosome = found["classes"]
     assert lamella["volume"] == pytest.approx(5 * 30 * 40 * 8)  # voxels of 2 nm
     assert lamella["part"] == pytest.approx(5 / 20)
+    assert lamella["label"] is None
     assert membrane == {
+        "label": 1,
         "name": "membrane",
         "voxels": 0,
         "volume": 0,
@@ -267,7 +269,7 @@ def test_picture_and_summary_are_written_from_files(prediction, tmp_path):
 def test_a_lamella_stage_gets_its_mask_outlined(predict, tmp_path):
     draw_prediction(**predict(channels=1, label=1, lamella=True, class_names=None))
     (lamella,) = json.loads((tmp_path / "TS.json").read_text())["classes"]
-    assert (lamella["name"], lamella["voxels"]) == ("lamella", 75)
+    assert (lamella["label"], lamella["name"], lamella["voxels"]) == (None, "lamella", 75)
     assert lamella["part"] == pytest.approx(75 / (20 * 30 * 40))  # of the tomogram
 
 

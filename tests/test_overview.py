@@ -29,8 +29,15 @@ CLASSES = {"lamella": (0.5, 5e6), "membrane": (0.1, 5e5), "ribosome": (0.02, 1e5
 def summary(name, **changes):
     """What draw_prediction writes of a tomogram."""
     classes = [
-        {"name": each, "voxels": 100, "volume": volume, "part": part, "probability": None}
-        for each, (part, volume) in CLASSES.items()
+        {
+            "label": label,
+            "name": each,
+            "voxels": 100,
+            "volume": volume,
+            "part": part,
+            "probability": None,
+        }
+        for label, (each, (part, volume)) in zip((None, 1, 2), CLASSES.items(), strict=True)
     ]
     return {
         "tomogram": name,
@@ -91,7 +98,7 @@ def test_an_outlier_is_named_with_what_is_usual():
     found[9]["probability"] = 0.3
     reasons = find_outliers(found)
     ((key, score, sentence),) = reasons[7]
-    assert key == "volume of membrane, nm³"
+    assert key == "volume of label 1, membrane, nm³"
     assert score < -OUTLYING
     assert re.fullmatch(
         r"membrane: takes almost nothing, usually (9|10|11).* % \(z = -.*\)", sentence
@@ -113,8 +120,30 @@ def test_a_tomogram_of_unknown_voxel_size_is_counted_in_voxels():
     units = {(c["name"], c["unit"]) for c in columns if "volume" in c["key"]}
     assert {("membrane", "voxels"), ("membrane", "nm³")} <= units
     by_name = {row["tomogram"]: row for row in rows}
-    assert by_name["TS_1"]["volume of membrane, voxels"] == 100
-    assert by_name["TS_2"]["volume of membrane, nm³"] == 5e5
+    assert by_name["TS_1"]["volume of label 1, membrane, voxels"] == 100
+    assert by_name["TS_2"]["volume of label 1, membrane, nm³"] == 5e5
+
+
+def test_a_class_called_lamella_is_not_the_lamella(written):
+    found = several(20)
+    for each in found:
+        each["classes"][1]["name"] = "lamella"
+    found[7]["classes"][1]["part"] = 0
+    with open(written(found) / "overview.tsv", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert rows[0]["tomogram"] == "TS_8"
+    assert re.match(r"lamella \(label 1\): takes almost nothing, usually", rows[0]["stands out"])
+    volumes = [float(rows[0][f"{name}, nm³"]) for name in ("lamella", "lamella (label 1)")]
+    assert volumes == pytest.approx([each["volume"] for each in found[7]["classes"][:2]])
+
+
+def test_names_of_other_stages_do_not_share_a_column_with_other_classes():
+    one, other = summary("TS_1"), summary("TS_1", stage="particles")
+    other["classes"] = [other["classes"][1] | {"name": "filament"}]
+    columns, rows = overview_table([one, other], ["a", "b"])
+    names = [column["name"] for column in columns if column["key"].startswith("volume of")]
+    assert names == [*CLASSES, "filament"]
+    assert "volume of label 1, membrane, nm³" not in rows[1]
 
 
 def test_outliers_come_first_then_warnings_then_the_others():

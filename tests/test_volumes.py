@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 from conftest import REPOSITORY
 from cryoseg import volumes
 from cryoseg.errors import InputError
-from cryoseg.volumes import open_mask, open_volume, write_mrc, written_aside
+from cryoseg.volumes import (
+    is_known_size,
+    open_label_volume,
+    open_mask,
+    open_volume,
+    write_mrc,
+    written_aside,
+)
 
 TYPES = {0: "i1", 1: "<i2", 2: "<f4", 6: "<u2", 12: "<f2"}
 
@@ -312,6 +319,45 @@ def test_masks_that_are_none_are_refused(tmp_path):
     }.items():
         with pytest.raises(InputError, match=words):
             open_mask(tmp_path / name, (4, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ((1.0, 2.0, 3.0), (1, 2, 3)),
+        (10.0, (10, 10, 10)),
+        ([10], (10, 10, 10)),
+        ((10, 10), (0, 0, 0)),
+        ((10, 10, np.nan), (0, 0, 0)),
+        ("unknown", (0, 0, 0)),
+        (h5py.Empty("f"), (0, 0, 0)),
+    ],
+)
+def test_a_voxel_size_of_hdf5_is_three_numbers_or_unknown(given, read, tmp_path, caplog):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["labels"] = numbers("u1")
+        file.attrs["voxel_size"] = given
+    with caplog.at_level(logging.WARNING):
+        assert open_label_volume(tmp_path / "a.h5").voxel_size == read
+    assert ("a.h5: attribute voxel_size is" in caplog.text) == (read == (0, 0, 0))
+
+
+@pytest.mark.parametrize("wrong", [0, -8, np.nan, np.inf])
+def test_a_voxel_size_is_known_where_all_of_it_is(wrong):
+    assert is_known_size((8, 8, 8))
+    for axis in range(3):
+        sizes = [8.0, 8.0, 8.0]
+        sizes[axis] = wrong
+        assert not is_known_size(sizes)
+
+
+@pytest.mark.parametrize("dtype", ["S2", complex])
+def test_labels_that_are_no_real_numbers_are_refused(dtype, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["labels"] = numbers("u1").astype(dtype)
+    for read in (open_label_volume, lambda path: open_mask(path, (3, 4, 5))):
+        with pytest.raises(InputError, match=r"a.h5: the labels are of type"):
+            read(tmp_path / "a.h5")
 
 
 def test_a_byte_mask_of_255_is_a_mask(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoseg.findings import ERROR, WARNING, Finding, raise_or_warn
-from cryoseg.volumes import slabs
+from cryoseg.volumes import is_known_size, slabs
 
 # A volume scaled by percentiles has next to nothing outside; one that was never scaled, half.
 WARN_OUTSIDE, REFUSE_OUTSIDE = 0.01, 0.5
@@ -96,7 +96,7 @@ def check_alike(name, tomogram, what, other):
     """Raise InputError unless what belongs to a tomogram has its shape; warn of other voxel sizes.
 
     name: of the tomogram; what: of the other volume, with its verb, e.g. "labels are"
-    A voxel size of 0 is unknown.
+    A voxel size that is unknown differs from none.
     """
     raise_or_warn(judge_alike(name, tomogram, what, other))
 
@@ -106,8 +106,8 @@ def judge_alike(name, tomogram, what, other):
     if tuple(other.shape) != tuple(tomogram.shape):
         sentence = f"{name}: {what} {_text(other.shape)}, tomogram is {_text(tomogram.shape)}"
         return [Finding(ERROR, sentence, "they must match")]
-    sizes = np.array([tomogram.voxel_size, other.voxel_size])
-    if not sizes.all() or np.allclose(*sizes, rtol=0.01):
+    sizes = (tomogram.voxel_size, other.voxel_size)
+    if not all(map(is_known_size, sizes)) or np.allclose(*sizes, rtol=0.01):
         return []
     sentence = (
         f"{name}: {what} of voxels of {_text(sizes[1])} Angstrom, tomogram is of {_text(sizes[0])}"

@@ -11,6 +11,7 @@ from cryoseg.metrics import count_pairs, voxel_measures
 from cryoseg.objects import counted_at, find_objects, match, object_measures
 from cryoseg.positions import read_positions
 from cryoseg.surface_dice import surface_counts, surface_dice
+from cryoseg.volumes import is_known_size
 
 log = logging.getLogger("cryoseg")
 
@@ -21,7 +22,7 @@ def measure_classes(compared, voxel_size, tolerance_nm, class_names=None, partic
     """Measures of each class: a list of dicts, by label.
 
     compared:     metrics.Compared
-    voxel_size:   z, y, x in Angstrom; a 0 in it is unknown, and lengths are NaN then
+    voxel_size:   z, y, x in Angstrom; where it is unknown, lengths are NaN
     tolerance_nm: of the surface Dice, in nm
     class_names:  names of labels 1, 2, ... or None
     particles:    labels that have positions
@@ -29,7 +30,7 @@ def measure_classes(compared, voxel_size, tolerance_nm, class_names=None, partic
     """
     pairs = count_pairs(compared)
     true_voxels, found_voxels = pairs.sum(1), pairs.sum(0)
-    known = all(voxel_size)
+    known = is_known_size(voxel_size)
     voxel_nm = np.array(voxel_size) / ANGSTROM_PER_NM if known else None
     surfaces = surface_counts(compared, tolerance_nm, voxel_nm) if known else None
     volume = float(prod(voxel_nm)) if known else np.nan

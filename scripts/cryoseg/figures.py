@@ -15,6 +15,7 @@ from matplotlib.patheffects import Normal, Stroke
 from skimage.transform import resize
 
 from cryoseg.labels import class_name
+from cryoseg.volumes import is_known_size
 
 # Okabe and Ito's palette, told apart by colour-blind eyes; its yellow is kept for the lamella.
 CLASS_COLOURS = ["#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#0072B2"]
@@ -73,7 +74,7 @@ def draw_sections(
     tomogram, mask, labels: of one shape, sliced with three slices, so that only the sections are
                             read; mask: 0 is outside; labels: 0 is background. mask or labels may
                             be None and are left out then
-    voxel_size:             (z, y, x) in Angstrom; where one is 0 the scale bar counts voxels
+    voxel_size:             (z, y, x) in Angstrom; where it is unknown the scale bar counts voxels
     class_names:            names of labels 1, 2, ..., or None
     richest:                z of one more xy section, None for none
     charts:                 Charts, None for none
@@ -81,7 +82,7 @@ def draw_sections(
     The planes meet in the middle of the volume, in z in the middle of the lamella there.
     Returns a matplotlib Figure.
     """
-    known = min(voxel_size) > 0
+    known = is_known_size(voxel_size)
     voxel_nm = np.array(voxel_size) / 10 if known else np.ones(3)
     sections = read_sections(tomogram, mask, labels, voxel_nm, richest)
     columns = ["tomogram", *(["lamella"] if mask is not None else ())]
@@ -333,7 +334,7 @@ def draw_thumbnail(tomogram, mask, labels, voxel_size, z):
         image = np.where(inside[..., None] != 0, image, image * DIMMED)
     if found is not None:
         image = _coloured(image, found)
-    size = np.array(section.shape) * (voxel_size[1:] if min(voxel_size) > 0 else (1, 1))
+    size = np.array(section.shape) * (voxel_size[1:] if is_known_size(voxel_size) else (1, 1))
     wanted = np.maximum(1, np.rint(size * THUMBNAIL / size.max())).astype(int)
     small = resize(image, np.minimum(wanted, THUMBNAIL), order=1, anti_aliasing=True)
     return np.rint(np.clip(small[::-1], 0, 1) * 255).astype(np.uint8)

@@ -46,29 +46,50 @@ def raise_or_warn(findings):
 
 
 @contextmanager
-def overheard():
+def overheard(file):
     """Yield a list that gets a Finding for each warning logged within the block, and for its end.
 
-    The log itself stays silent meanwhile: whoever listens tells it. An InputError, or a system's
-    refusal to read a file, ends the block as an error that was found.
+    The log itself stays silent meanwhile: whoever listens tells it. An exception ends the block as
+    an error that was found, but for a lack of memory, which is not the file's.
+
+    file: what errors are found in that name no file themselves
     """
     found = []
-    listener = _Listener(found)
-    handlers, log.handlers = log.handlers, [listener]
-    propagate, log.propagate = log.propagate, False
     try:
-        yield found
+        with _listening(found):
+            yield found
     except InputError as error:
         found.append(finding_of(ERROR, error))
+    except MemoryError:  # the job is tried again with more of it
+        raise
     except OSError as error:
-        where = error.filename or "a file"
+        # h5py tells of what it cannot decompress without a number.
+        remedy = "see to it that you may read it, and that its disk is there"
         found.append(
             Finding(
                 ERROR,
-                f"{where}: it cannot be read ({error.strerror or error})",
-                "see to it that you may read it, and that its disk is there",
+                f"{error.filename or file}: it cannot be read ({error.strerror or error})",
+                remedy if error.errno else "copy it anew",
             )
         )
+    except Exception as error:
+        log.info("%s: how it came to the error that was found", file, exc_info=True)
+        found.append(
+            Finding(
+                ERROR,
+                f"{file}: it cannot be judged ({type(error).__name__}: {error})",
+                "see whether the file is damaged, or of a kind that cryoseg does not read",
+            )
+        )
+
+
+@contextmanager
+def _listening(found):
+    """Put warnings that are logged within the block into the list ``found``, and nowhere else."""
+    handlers, log.handlers = log.handlers, [_Listener(found)]
+    propagate, log.propagate = log.propagate, False
+    try:
+        yield
     finally:
         log.handlers, log.propagate = handlers, propagate
 

@@ -11,7 +11,7 @@ import numpy as np
 from cryoseg.errors import InputError
 from cryoseg.labels import IGNORED
 from cryoseg.positions import count_outside, no_positions, positions_in, read_positions
-from cryoseg.volumes import slabs
+from cryoseg.volumes import is_known_size, slabs
 
 log = logging.getLogger("cryoseg")
 
@@ -175,7 +175,7 @@ def drawing_order(labels, priority):
 
 def known_voxel_size(volume):
     """Voxel size (z, y, x) in Angstrom of a Volume; InputError if its header does not know it."""
-    if all(size > 0 for size in volume.voxel_size):
+    if is_known_size(volume.voxel_size):
         return volume.voxel_size
     raise InputError(
         f"{volume.path}: the header has no voxel size, which lengths in Angstrom need; write it "
@@ -202,7 +202,7 @@ def average_voxel_size(average, given):
     """Voxel size (z, y, x) of an average (Volume) in Angstrom: as given, or by its header."""
     if given:
         return (given,) * 3
-    if all(size > 0 for size in average.voxel_size):
+    if is_known_size(average.voxel_size):
         return average.voxel_size
     raise InputError(
         f"{average.path}: the header has no voxel size; give average_voxel_size in Angstrom"

@@ -72,17 +72,17 @@ def overview_table(summaries, pictures):
     summaries: what draw_prediction writes of each; pictures: the addresses of their figures
     """
     reasons = find_outliers(summaries)
+    shown = _shown_names(summaries)
     volumes = {}  # of each class, its column
     for summary in summaries:
         for found in summary["classes"]:
-            unit = "voxels" if found["volume"] is None else "nm³"
-            key = f"volume of {found['name']}, {unit}"
-            volumes[key] = {
-                "key": key,
-                "name": found["name"],
+            unit, name = _unit(found), shown[_identity(found)]
+            volumes[_key(found)] = {
+                "key": _key(found),
+                "name": name,
                 "unit": unit,
                 "kind": "number",
-                "about": f"volume of {found['name']} in {unit}",
+                "about": f"volume of {name} in {unit}",
             }
     rows = [
         _row(summary, picture, why)
@@ -90,6 +90,34 @@ def overview_table(summaries, pictures):
     ]
     rows.sort(key=lambda row: (-row["outlying"]["order"], -row["warnings"]["order"]))
     return [*COLUMNS, *volumes.values(), *LAST_COLUMNS], rows
+
+
+def _identity(found):
+    """What is one class in all summaries: names alone are not, as one may be called lamella."""
+    return found["label"], found["name"]
+
+
+def _unit(found):
+    return "voxels" if found["volume"] is None else "nm³"
+
+
+def _key(found):
+    """Key of the column with the volume of a class."""
+    label, name = _identity(found)
+    what = "the lamella" if label is None else f"label {label}, {name}"
+    return f"volume of {what}, {_unit(found)}"
+
+
+def _shown_names(summaries):
+    """{identity: name, with its label where others have the name as well}."""
+    found = dict.fromkeys(_identity(each) for s in summaries for each in s["classes"])
+    names = [name for _, name in found]
+    return {
+        (label, name): name
+        if label is None or names.count(name) == 1
+        else f"{name} (label {label})"
+        for label, name in found
+    }
 
 
 def _row(summary, picture, why):
@@ -114,10 +142,7 @@ def _row(summary, picture, why):
         "marked": {key: sentence for key, _, sentence in why},
     }
     for found in summary["classes"]:
-        if found["volume"] is None:
-            row[f"volume of {found['name']}, voxels"] = found["voxels"]
-        else:
-            row[f"volume of {found['name']}, nm³"] = found["volume"]
+        row[_key(found)] = found["voxels"] if found["volume"] is None else found["volume"]
     return row
 
 
@@ -126,11 +151,11 @@ def find_outliers(summaries):
 
     Tomograms are compared with those of the same stage.
     """
-    reasons = [[] for _ in summaries]
+    reasons, shown = [[] for _ in summaries], _shown_names(summaries)
     for stage in dict.fromkeys(summary["stage"] for summary in summaries):
         places = [n for n, summary in enumerate(summaries) if summary["stage"] == stage]
         chosen = [summaries[place] for place in places]
-        for names, values, tell in _compared(chosen):
+        for names, values, tell in _compared(chosen, shown):
             scores, usual = robust_scores(values), np.nanmedian(values)
             for place, key, value, score in zip(places, names, values, scores, strict=True):
                 if abs(score) > OUTLYING:
@@ -138,18 +163,20 @@ def find_outliers(summaries):
     return [sorted(each, key=lambda reason: -abs(reason[1])) for each in reasons]
 
 
-def _compared(summaries):
-    """(keys of columns, values, function that makes a sentence) of all that is compared."""
+def _compared(summaries, shown):
+    """(keys of columns, values, function that makes a sentence) of all that is compared.
+
+    shown: what _shown_names returns of all stages
+    """
     values = [math.nan if s["probability"] is None else s["probability"] for s in summaries]
     if not all(map(math.isnan, values)):
         yield ["probability"] * len(values), values, _tell_probability
-    by_name = [{found["name"]: found for found in s["classes"]} for s in summaries]
-    for name in dict.fromkeys(name for classes in by_name for name in classes):
-        found = [classes.get(name) for classes in by_name]
+    by_identity = [{_identity(found): found for found in s["classes"]} for s in summaries]
+    for identity in dict.fromkeys(each for classes in by_identity for each in classes):
+        found = [classes.get(identity) for classes in by_identity]
         parts = [math.nan if f is None else max(f["part"], SMALLEST_PART) for f in found]
-        units = ["nm³" if f and f["volume"] is not None else "voxels" for f in found]
-        keys = [f"volume of {name}, {unit}" for unit in units]
-        yield keys, np.log10(parts), _tell_part(name)
+        keys = [f and _key(f) for f in found]  # without a class nothing stands out
+        yield keys, np.log10(parts), _tell_part(shown[identity])
 
 
 def _tell_probability(value, usual, score):

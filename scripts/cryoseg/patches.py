@@ -169,7 +169,7 @@ class PatchFile:
     path, name:   of the file, of the tomogram
     shape:        z, y, x of the tomogram
     patch_size:   z, y, x
-    voxel_size:   (z, y, x) in Angstrom; 0 where the tomogram's header does not know it
+    voxel_size:   (z, y, x) in Angstrom, as the header has it
     out_channels: channels of the distances; 1 stands for the object alone
     corners:      (N, 3) integers, z y x, lowest voxel of each patch
     label_counts: (N, out_channels) voxels of each class in each patch; with one channel, those

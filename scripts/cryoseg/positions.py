@@ -12,6 +12,7 @@ import numpy as np
 
 from cryoseg.errors import InputError
 from cryoseg.folders import nearest, some
+from cryoseg.volumes import is_known_size
 
 log = logging.getLogger("cryoseg")
 
@@ -81,18 +82,18 @@ class Positions:
     def voxels(self, shape, voxel_size, coordinate_voxel_size=None):
         """Where the particles lie in a tomogram: (n, 3) z, y, x in its voxels.
 
-        shape, voxel_size:     of the tomogram, z, y, x; Angstrom, 0 where that is not known
+        shape, voxel_size:     of the tomogram, z, y, x; in Angstrom, see is_known_size
         coordinate_voxel_size: Angstrom per voxel that the file's coordinates count in; None for
                                the tomogram's own
         Raises InputError where a voxel size is needed and not known.
         """
         in_angstrom = self.centred or self.shifts_angstrom.any() or coordinate_voxel_size
-        if in_angstrom and not all(voxel_size):
+        if in_angstrom and not is_known_size(voxel_size):
             raise InputError(
                 f"{self.path}: coordinates or shifts are in Angstrom or in other voxels, and the "
                 "tomogram's header has no voxel size; write it into the header"
             )
-        size = np.array(voxel_size) if all(voxel_size) else np.ones(3)
+        size = np.array(voxel_size) if is_known_size(voxel_size) else np.ones(3)
         scale = coordinate_voxel_size / size if coordinate_voxel_size else np.ones(3)
         points = (self.points - self.shifts_voxels) * scale
         if self.centred:

@@ -5,6 +5,7 @@ import math
 
 from cryoseg.figures import LAMELLA_ON_WHITE, Charts, class_colour
 from cryoseg.labels import class_name
+from cryoseg.volumes import is_known_size
 
 # Cubic Angstrom in a cubic nanometre.
 ANGSTROM3 = 1000
@@ -27,14 +28,14 @@ def class_rows(tally, class_names, channels, lamella):
 
 def voxel_nm3(voxel_size):
     """Volume of a voxel in nm^3 from its (z, y, x) in Angstrom; None where that is unknown."""
-    return math.prod(voxel_size) / ANGSTROM3 if min(voxel_size) > 0 else None
+    return math.prod(voxel_size) / ANGSTROM3 if is_known_size(voxel_size) else None
 
 
 def charts_of(tally, classes, voxel_size, threshold):
     """The Charts of a prediction.
 
     classes:    what class_rows returns
-    voxel_size: (z, y, x) in Angstrom, 0 where it is unknown
+    voxel_size: (z, y, x) in Angstrom; see volumes.is_known_size
     threshold:  of all labels, or a mapping of those by label
     """
     each, whole, what = voxel_nm3(voxel_size) or 1, int(tally.voxels.sum()), "tomogram"
@@ -46,7 +47,7 @@ def charts_of(tally, classes, voxel_size, threshold):
             for n, name, colour in classes
         ],
         whole=f"the {what} ({whole * each:,.0f})",
-        unit="nm³" if min(voxel_size) > 0 else "voxels",
+        unit="nm³" if is_known_size(voxel_size) else "voxels",
         histograms=[
             (name, colour, tally.histogram[n])
             for n, name, colour in classes
@@ -62,22 +63,25 @@ def _thresholds(threshold, classes):
     return [(colour, threshold[n]) for n, _, colour in classes if n in threshold]
 
 
-def prediction_summary(tally, classes, shape, voxel_size):
+def prediction_summary(tally, classes, shape, voxel_size, lamella):
     """What there is of each class, as a dict for JSON.
 
     tally, classes: as of charts_of; shape: (z, y, x) in voxels; voxel_size: (z, y, x) in Angstrom
+    lamella: whether the labels are a lamella mask
     Volumes are in nm^3, null where the voxel size is unknown; ``part`` is the share of the lamella
-    that a class takes, without a mask that of the tomogram.
+    that a class takes, without a mask that of the tomogram. The label of the lamella is null, as a
+    class may have its name.
     """
     each = voxel_nm3(voxel_size)
     total = math.prod(shape)
     whole = total if tally.inside is None else tally.inside
+    voxels, probabilities = tally.voxels.tolist(), tally.probability.tolist()
     found = [
-        _class(name, int(tally.voxels[n]), whole, each, float(tally.probability[n]))
+        _class(None if lamella else n, name, voxels[n], whole, each, probabilities[n])
         for n, name, _ in classes
     ]
     if tally.inside is not None:
-        found.insert(0, _class(LAMELLA, tally.inside, total, each, math.nan))
+        found.insert(0, _class(None, LAMELLA, tally.inside, total, each, math.nan))
     labelled = int(tally.voxels[1:].sum())
     weighted = sum(
         count * mean for count, mean in zip(tally.voxels, tally.probability, strict=True) if count
@@ -91,8 +95,9 @@ def prediction_summary(tally, classes, shape, voxel_size):
     }
 
 
-def _class(name, voxels, whole, each, probability):
+def _class(label, name, voxels, whole, each, probability):
     return {
+        "label": label,
         "name": name,
         "voxels": voxels,
         "volume": None if each is None else voxels * each,

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from cryoseg import mrc_headers
 from cryoseg.checks import Intensities, judge_alike, judge_intensities
 from cryoseg.findings import ERROR, WARNING, Finding, overheard
@@ -15,7 +17,7 @@ from cryoseg.label_making import particles_in
 from cryoseg.label_volumes import count_values, new_labels
 from cryoseg.labels import IGNORED, wrong_labels
 from cryoseg.patches import patch_corners
-from cryoseg.volumes import open_label_volume, open_mask, open_volume
+from cryoseg.volumes import is_known_size, open_label_volume, open_mask, open_volume, slabs
 
 PERCENTAGES = (0.1, 50, 99.9)
 # Sections of one value are padding, which is thin, or what a copy that was cut short did not fill.
@@ -53,7 +55,7 @@ def check_tomogram(path, name, demands, companions, positions=()):
                 label_making.particles_in
     """
     check, own = Check({"tomogram": name, "path": str(path)}), {}
-    with overheard() as shared:
+    with overheard(path) as shared:
         check.values["bytes"] = Path(path).stat().st_size
         header, _ = mrc_headers.read_header(Path(path))
         check.values["mode"] = int(header.mode)
@@ -134,7 +136,7 @@ def _intensities(measured):
 def judge_voxel_size(path, voxel_size):
     """Findings about a voxel size (z, y, x) in Angstrom, as a header has it."""
     text = " x ".join(f"{size:g}" for size in voxel_size)
-    if not all(math.isfinite(size) and size > 0 for size in voxel_size):
+    if not is_known_size(voxel_size):
         sentence = f"{path}: the header has no voxel size ({text} Angstrom)"
         remedy = "write it into the header: positions, radii and scale bars need it"
         return [Finding(WARNING, sentence, remedy)]
@@ -198,14 +200,27 @@ def _judge_companion(volume, demand, file):
     about, found = {}, []
     if file is None:
         return about, found
-    with overheard() as found:
-        if demand["section"] == "predict":
-            about["mask_shape"] = " x ".join(map(str, open_label_volume(file).shape))
-            open_mask(file, volume.shape)  # warns itself of a mask that it must resize
-        else:
-            for finding in _judge_labels(volume, file, demand, about):
-                found.append(finding)
+    with overheard(file) as found:
+        judge = _judge_mask if demand["section"] == "predict" else _judge_labels
+        for finding in judge(volume, file, demand, about):
+            found.append(finding)
     return about, found
+
+
+def _judge_mask(volume, file, demand, about):
+    """Findings about a mask; puts into ``about`` what was measured."""
+    stored = open_label_volume(file)
+    about["mask_shape"] = " x ".join(map(str, stored.shape))
+    if stored.shape == volume.shape:  # else its voxels are of another size for good reason
+        yield from judge_alike(volume.path, volume, f"mask {file} is", stored)
+    mask = open_mask(file, volume.shape)  # warns itself of a mask that it must resize
+    inside = sum(int(mask[piece, :, :].sum(dtype=np.int64)) for piece in slabs(mask.shape))
+    if inside == 0:
+        sentence = f"{file}: no voxel is inside the mask"
+        yield Finding(WARNING, sentence, "nothing will be predicted; is it this tomogram's mask?")
+    elif inside == math.prod(mask.shape):
+        sentence = f"{file}: every voxel is inside the mask"
+        yield Finding(WARNING, sentence, "it leaves nothing out; is it a mask?")
 
 
 def _judge_labels(volume, file, demand, about):
@@ -233,6 +248,6 @@ def _judge_labels(volume, file, demand, about):
 
 def _judge_positions(volume, name, files, settings):
     """Findings about positions; as they stop neither a prediction nor a training, warnings."""
-    with overheard() as found:
+    with overheard(" and ".join(map(str, files))) as found:
         particles_in(volume, name, files, settings)
     return [Finding(WARNING, finding.sentence, finding.remedy) for finding in found]

@@ -8,7 +8,7 @@ import numpy as np
 from cryoseg.errors import InputError
 from cryoseg.figures import CONTRAST, LAMELLA_COLOUR, OPACITY, class_colour
 from cryoseg.folders import nearest, spelled
-from cryoseg.volumes import open_label_volume, open_volume
+from cryoseg.volumes import is_known_size, open_label_volume, open_volume
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def add_layers(viewer, layers):
 
 def size_of(volume):
     """Size of a voxel, as napari wants it: in nm, or in voxels where it is unknown."""
-    if min(volume.voxel_size) <= 0:
+    if not is_known_size(volume.voxel_size):
         return {"scale": (1, 1, 1), "units": "pixel"}
     return {"scale": tuple(size / 10 for size in volume.voxel_size), "units": "nm"}
 

@@ -33,7 +33,7 @@ class Volume:
     """A volume and where it lies in space; slice it, ``volume[z, y, x]``, to read voxels.
 
     data:       Z x Y x X, mapped from the file, in the file's own type and byte order
-    voxel_size: (z, y, x) in Angstrom; 0 where the header does not know it
+    voxel_size: (z, y, x) in Angstrom, as the header has it; see is_known_size
     origin:     (x, y, z) as the header has it, in Angstrom
     nstart:     (x, y, z) as the header has it, in voxels
     path:       the file
@@ -75,6 +75,11 @@ class Volume:
             if self.mapping is not None:
                 self.mapping.madvise(mmap.MADV_DONTNEED)
         return voxels
+
+
+def is_known_size(voxel_size):
+    """Whether a voxel size (z, y, x), as files have it, is one: finite and above 0 on each axis."""
+    return all(math.isfinite(size) and size > 0 for size in voxel_size)
 
 
 def slabs(shape, voxel_bytes=4):
@@ -274,6 +279,10 @@ def open_labels(path):
         )
     if labels.ndim != 3:
         raise InputError(f"{path}: the labels have {labels.ndim} axes; they must have z, y, x")
+    if labels.dtype.kind not in "biuf":
+        raise InputError(
+            f"{path}: the labels are of type {labels.dtype}; they must be whole or real numbers"
+        )
     return labels
 
 
@@ -285,17 +294,35 @@ def as_list(paths):
 def open_label_volume(path):
     """Open labels as a Volume, with their place in space: see open_labels for the files.
 
-    An HDF5 file has its place in its attributes voxel_size, origin and nstart, if anywhere.
+    An HDF5 file has its place in its attributes voxel_size (one number stands for all axes),
+    origin and nstart, if anywhere; one that is not three finite numbers is unknown, 0, with a
+    warning.
     """
     path = Path(path)
     if path.suffix not in (".h5", ".hdf5"):
         return open_volume(path)
     labels = open_labels(path)
+    attributes = labels.file.attrs
     place = {
-        name: tuple(np.asarray(labels.file.attrs.get(name, (0, 0, 0))).tolist())
+        name: _three_numbers(path, name, attributes.get(name, (0, 0, 0)))
         for name in ("voxel_size", "origin", "nstart")
     }
     return Volume(data=labels, path=path, **place)
+
+
+def _three_numbers(path, name, value):
+    found = np.asarray(value)
+    if name == "voxel_size" and found.size == 1:
+        found = np.repeat(found, 3)
+    if found.shape == (3,) and found.dtype.kind in "iuf" and np.isfinite(found).all():
+        return tuple(found.tolist())
+    logger.warning(
+        "%s: attribute %s is %s; it needs three finite numbers, z, y, x, and counts as unknown",
+        path,
+        name,
+        value,
+    )
+    return (0, 0, 0)
 
 
 class Mask:

@@ -69,8 +69,17 @@ def thumbnail(rng):
 def summary(number, image, rng):
     """What draw_prediction writes of a tomogram."""
     classes = [
-        {"name": name, "voxels": 10**6, "volume": volume, "part": volume / 1e9, "probability": 0.8}
-        for name, volume in zip(CLASSES, 1e6 * rng.lognormal(0, 0.3, len(CLASSES)), strict=True)
+        {
+            "label": label,
+            "name": name,
+            "voxels": 10**6,
+            "volume": volume,
+            "part": volume / 1e9,
+            "probability": 0.8,
+        }
+        for label, (name, volume) in enumerate(
+            zip(CLASSES, 1e6 * rng.lognormal(0, 0.3, len(CLASSES)), strict=True), start=1
+        )
     ]
     return {
         "tomogram": f"TS_{number}",
