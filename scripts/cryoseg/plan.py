@@ -190,6 +190,12 @@ def calibrations(stages):
     ]
 
 
+def all_outputs(stages, files):
+    """The files of all targets, and what calibrate measures, each once."""
+    asked = [file for target in files.values() for file in target]
+    return list(dict.fromkeys([*asked, *calibrations(stages)]))
+
+
 def asked_for(files, target):
     """The files of a target; where there are none, the run ends rather than do nothing.
 
