@@ -466,5 +466,6 @@ def test_tomograms_called_like_numbers_keep_their_names(tmp_path):
         parts.append(tmp_path / f"{len(parts)}.tsv")
         table.to_csv(parts[-1], sep="\t", index=False)
         assert read_table(parts[-1])["tomogram"].tolist() == [name]
-    summarise_evaluation(parts, tmp_path / "summary.tsv", settings={"stages": ["a"]})
+    written = [tmp_path / "summary.tsv", tmp_path / "summary.html"]
+    summarise_evaluation(parts, *written, settings={"stages": ["a"]})
     assert row_of(read_table(tmp_path / "summary.tsv"), "1")["tomograms"] == 3

@@ -170,7 +170,7 @@ def targets(stages):
         for each in stages.names_to_predict(name):
             files["predict"] += [f"{folder}/{each}{end}" for end in ends]
     names = sorted(set(check_names(stages).values()))
-    files["check"] = [f"checks/{check}.tsv" for check in names]
+    files["check"] = [f"checks/{check}.{end}" for check in names for end in ("tsv", "html")]
     for name in stages.stages_to_evaluate():
         files["evaluate"] += evaluation_files(stages, name)
         if chooses_thresholds(stages.predict[name]):
