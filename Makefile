@@ -39,4 +39,5 @@ lint: setup
 	.venv/bin/snakemake --lint --configfile config/demo.yaml
 
 clean-demo:
-	rm -rf demo overview.html overview.tsv checks/demo_scaled* logs/demo* benchmarks/demo*
+	rm -rf demo overview.html overview.tsv provenance/overview.* checks/demo_scaled* \
+	    checks/provenance/demo_scaled* plan.tsv verify.tsv logs/demo* benchmarks/demo*

@@ -3,7 +3,7 @@
 In:  <tomograms>/{tomogram}<extension>, the masks and labels that belong to it, files of positions
 Out: <checks>/{tomogram}.json, what it is like and what is wrong with it
      <checks>/predict/{tomogram}.admitted and <checks>/train/{tomogram}.admitted, if it can be used
-     <table>, a row for each tomogram
+     <table>, a row for each tomogram, and <page>, the same to look at
 
 A check never fails for what is wrong with a tomogram, so that the table can be made; admitting the
 tomogram does, which keeps it alone from what comes next.
@@ -109,11 +109,17 @@ rule tabulate_checks:
     input:
         findings=lambda wildcards: config["findings"],
     output:
+        page=report(
+            "<page>",
+            category="Checks",
+            caption="captions/checks.rst",
+            labels={"shows": config["name"]},
+        ),
         table=report(
             "<table>",
             category="Checks",
             caption="captions/checks.rst",
-            labels={"shows": config["name"]},
+            labels={"shows": f"{config['name']} as a table (TSV)"},
         ),
     log:
         "<logs>/tabulate_checks.log",

@@ -4,6 +4,7 @@ In:  <predictions>/{tomogram}_preds.h5, <truth>/{tomogram}<truth_ending>,
      <counted>/{tomogram}<counted_ending> if only voxels within masks count, files of positions,
      <compared>/{tomogram}<compared_ending> where another model predicted the tomogram too
 Out: <evaluation>/{tomogram}_evaluation.tsv, <evaluation>/summary.tsv, <evaluation>/comparison.tsv,
+     the latter two as .html too,
      and where thresholds are chosen, <evaluation>/config_with_thresholds.yaml
 """
 
@@ -13,13 +14,28 @@ from cryoseg.job_resources import SLABWISE_MB, label_memory, slabwise_minutes, v
 
 MASK = {"mask": "<counted>/{tomogram}<counted_ending>"} if config["masked"] else {}
 POSITIONS = {"positions": config["positions"]} if config["positions"] else {}
-COMPARISON = {"comparison": "<evaluation>/comparison.tsv"} if config["compared"] else {}
 
 voxels = partial(voxel_count, config["volume"])
 
 
+in_report = partial(report, category="Evaluation", subcategory=config["name"])
+of_tables = partial(in_report, caption="captions/evaluation.rst")
+
+
 COMPARED = (
     {"compared": lambda wildcards: config["compared"].get(wildcards.tomogram, [])}
+    if config["compared"]
+    else {}
+)
+COMPARISON = (
+    {
+        "comparison_page": of_tables(
+            "<evaluation>/comparison.html", labels={"shows": "comparison"}
+        ),
+        "comparison": of_tables(
+            "<evaluation>/comparison.tsv", labels={"shows": "comparison as a table (TSV)"}
+        ),
+    }
     if config["compared"]
     else {}
 )
@@ -64,12 +80,8 @@ rule summarise_evaluation:
         tables=lambda wildcards: config["tables"]["evaluation"],
     output:
         **COMPARISON,
-        summary=report(
-            "<evaluation>/summary.tsv",
-            category="Evaluation",
-            caption="captions/evaluation.rst",
-            labels={"shows": config["name"]},
-        ),
+        summary_page=of_tables("<evaluation>/summary.html", labels={"shows": "summary"}),
+        summary=of_tables("<evaluation>/summary.tsv", labels={"shows": "summary as a table (TSV)"}),
     log:
         "<logs>/summarise_evaluation.log",
     benchmark:
@@ -167,7 +179,11 @@ if config["chooses"]:
             thresholds="<evaluation>/thresholds.tsv",
         output:
             chosen="<evaluation>/sizes.tsv",
-            picture="<evaluation>/thresholds.png",
+            picture=in_report(
+                "<evaluation>/thresholds.png",
+                caption="captions/thresholds.rst",
+                labels={"shows": "thresholds"},
+            ),
             configuration="<evaluation>/config_with_thresholds.yaml",
         log:
             "<logs>/choose_sizes.log",

@@ -43,7 +43,9 @@ rule verify:
         "../envs/cryoseg.yaml"
     threads: 4
     params:
-        steps=lambda wildcards: [as_step(job) for job in jobs_behind(workflow.dag, FILES["all"])],
+        steps=lambda wildcards: [
+            as_step(job) for job in jobs_behind(workflow.dag, plan.all_outputs(STAGES, FILES))
+        ],
         table="verify.tsv",
     script:
         "../scripts/verify_outputs.py"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from cryoseg.checks import check_alike
-from cryoseg.evaluation import measure_classes, measure_objects
+from cryoseg.evaluation import measure_classes, measure_objects, measures_of_nothing
 from cryoseg.joblog import log_to, logger
 from cryoseg.metrics import Compared
 from cryoseg.provenance import recorded
@@ -17,7 +17,7 @@ from cryoseg.volumes import as_list, is_known_size, open_label_volume, open_mask
 
 
 def evaluate_labels(predicted, truth, table, mask=None, positions=(), compared=(), *, settings):
-    """Write a table (TSV) of measures, a row for each class; see README.
+    """Write a table (TSV) of measures, a row for each class, the same of each file; see README.
 
     predicted: labels to evaluate, HDF5 or MRC
     truth:     true labels; 255 does not count
@@ -28,11 +28,16 @@ def evaluate_labels(predicted, truth, table, mask=None, positions=(), compared=(
                particles: what measure_objects wants, or None}
     """
     name = Path(table).name.removesuffix("_evaluation.tsv")
-    rows = []
     files = [predicted, *as_list(compared)]
-    for stage, found in zip(settings["stages"], files, strict=False):
-        measured = _evaluate(name, found, truth, mask, as_list(positions), settings)
-        rows += [{"tomogram": name, "stage": stage} | row for row in measured]
+    measured = [
+        _evaluate(name, found, truth, mask, as_list(positions), settings) for found in files
+    ]
+    last = max(len(own) for own, _ in measured)
+    rows = []
+    for stage, (own, voxel_size) in zip(settings["stages"], measured, strict=False):
+        others = range(len(own) + 1, last + 1)
+        own = own + measures_of_nothing(others, voxel_size, settings["class_names"])
+        rows += [{"tomogram": name, "stage": stage} | row for row in own]
     found = pd.DataFrame(rows, columns=COLUMNS)
     write_table(table, found.astype(dict.fromkeys(OBJECTS, "Int64")))
     for row in rows:
@@ -43,7 +48,7 @@ def evaluate_labels(predicted, truth, table, mask=None, positions=(), compared=(
 
 
 def _evaluate(name, found, truth, mask, positions, settings):
-    """Rows of one file of predicted labels."""
+    """Rows of one file of predicted labels, labels 1, 2, ... in order; and the voxel size."""
     volume, true = open_label_volume(found), open_any_labels(truth)
     check_alike(name, volume, f"true labels {truth} are", true)
     inside = open_mask(mask, volume.shape) if mask else None
@@ -68,7 +73,7 @@ def _evaluate(name, found, truth, mask, positions, settings):
     rows = measure_classes(
         compared, voxel_size, settings["tolerance_nm"], settings["class_names"], objects
     )
-    return [row | objects.get(row["label"], {}) for row in rows]
+    return [row | objects.get(row["label"], {}) for row in rows], voxel_size
 
 
 if __name__ == "__main__":

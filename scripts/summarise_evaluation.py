@@ -3,20 +3,24 @@
 from cryoseg.joblog import log_to, logger
 from cryoseg.provenance import recorded
 from cryoseg.summaries import compare, summarise
-from cryoseg.tables import read_tables, write_table
+from cryoseg.tables import read_tables, write_page, write_table
 from cryoseg.volumes import as_list
 
 
-def summarise_evaluation(tables, summary, comparison=None, *, settings):
-    """Write means with intervals over tomograms as TSV, and if asked for, a comparison.
+def summarise_evaluation(
+    tables, summary, summary_page, comparison=None, comparison_page=None, *, settings
+):
+    """Write means with intervals over tomograms, and if asked for, a comparison.
 
     tables:   what evaluate_labels wrote of each tomogram
     settings: {stages: names of what is evaluated and compared}
+    Each table is written as TSV and as a web page.
     """
     table = read_tables(as_list(tables))
     stage, *other = settings["stages"]
     found = summarise(table[table["stage"] == stage])
     write_table(summary, found)
+    write_page(summary_page, f"Evaluation of {stage}", found)
     for row in found[found["measure"] == "dice"].itertuples():
         logger.info(
             "%s: %s: mean Dice of %d tomograms %.4f", stage, row[2], row.tomograms, row.mean
@@ -24,7 +28,9 @@ def summarise_evaluation(tables, summary, comparison=None, *, settings):
     if comparison:
         pairs = compare(table[table["stage"] == stage], table[table["stage"] == other[0]])
         names = {"stage": stage, "compared_with": other[0]}
-        write_table(comparison, pairs.assign(**names)[[*names, *pairs.columns]])
+        pairs = pairs.assign(**names)[[*names, *pairs.columns]]
+        write_table(comparison, pairs)
+        write_page(comparison_page, f"{stage} compared with {other[0]}", pairs)
 
 
 if __name__ == "__main__":

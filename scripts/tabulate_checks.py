@@ -9,13 +9,16 @@ from cryoseg.folders import file_names
 from cryoseg.joblog import log_to, logger
 from cryoseg.name_checks import companion_name_findings, tomogram_name_findings
 from cryoseg.provenance import recorded
+from cryoseg.table_page import plain_table_page
 from cryoseg.volumes import as_list, written_aside
 
 ABOUT_FOLDER = "(folder)"
 
 
-def tabulate_checks(findings, table, *, settings):
-    """Write a table (TSV): measured values, numbers of errors and warnings, and the sentences.
+def tabulate_checks(findings, table, page, *, settings):
+    """Write a table: measured values, numbers of errors and warnings, and the sentences.
+
+    It is written as TSV and as a web page.
 
     findings: what check_tomogram wrote of each tomogram
     settings: the arguments of name_findings; what it finds stands in the first row
@@ -29,6 +32,9 @@ def tabulate_checks(findings, table, *, settings):
         writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(rows)
+    with written_aside(page) as aside:
+        text = plain_table_page(f"Checks of {Path(table).stem}", list(columns), rows)
+        aside.write_text(text, encoding="utf-8")
     logger.info(
         "%d tomograms: %d with errors, %d with warnings; see %s", len(rows) - 1,
         sum(row["errors"] > 0 for row in rows[1:]), sum(row["warnings"] > 0 for row in rows[1:]),

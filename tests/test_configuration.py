@@ -12,6 +12,7 @@ from conftest import REPOSITORY
 from cryoseg import job_resources, plan, schema_check
 from cryoseg.configuration import read_configuration
 from cryoseg.errors import InputError
+from cryoseg.plan_report import OVERVIEW
 from cryoseg.yaml_files import read_yaml
 
 LAMELLA = {
@@ -564,7 +565,7 @@ def test_simulated_tomograms_have_names_seeds_and_a_size(lab):
     assert plan.simulated_settings(settings, "trial_2")["seed"] == 6
     files = plan.targets(stages)
     assert files["simulate"][:2] == ["sim/trial_1.mrc", "sim/trial_2.mrc"]
-    assert files["demo"] == ["overview.html", "overview.tsv", "checks/scaled.tsv"]
+    assert files["demo"] == [*OVERVIEW, "checks/scaled.tsv", "checks/scaled.html"]
 
 
 def test_a_job_needs_no_file_on_disk_to_read_the_configuration(lab):
@@ -585,7 +586,7 @@ def test_tomograms_that_have_true_labels_are_evaluated(lab):
     lab.write("labels/x.mrc", HEADER)  # of no tomogram of the stage
     stages, _ = lab.read(lamella=evaluated())
     assert stages.names_to_evaluate("lamella") == ["TS_10"]
-    files = ["TS_10_evaluation.tsv", "summary.tsv"]
+    files = ["TS_10_evaluation.tsv", "summary.tsv", "summary.html"]
     assert plan.targets(stages)["evaluate"] == [
         f"predictions/lamella/evaluation/{file}" for file in files
     ]

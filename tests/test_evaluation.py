@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from cryoseg.errors import InputError
 from cryoseg.evaluation import measure_classes
-from cryoseg.metrics import Compared, count_pairs
+from cryoseg.metrics import Compared, count_pairs, voxel_measures
 from cryoseg.objects import counted_at, find_objects, match, object_measures
 from cryoseg.summaries import COLUMNS, compare, mean_interval, signed_rank_p, summarise
 from cryoseg.surface_dice import surface_counts, surface_dice
@@ -300,6 +300,17 @@ def test_the_table_has_a_row_for_each_class_and_stage(files):
     assert table["true_objects"].isna().all()
 
 
+def test_both_stages_have_rows_of_the_classes_of_either(files):
+    with h5py.File(files / "other.h5", "a") as file:
+        file["labels"][0, 0, 0] = 4
+    table = evaluated(files, SETTINGS | {"stages": ["a", "b"]}, compared=[files / "other.h5"])
+    assert table["label"].tolist() == ["1", "2", "3", "4"] * 2
+    added, error = table.iloc[3], table.iloc[7]
+    assert (added["true_voxels"], added["found_voxels"], added["found_volume_nm3"]) == (0, 0, 0)
+    assert np.isnan(added["dice"])
+    assert error["dice"] == 0
+
+
 def test_only_voxels_within_the_mask_count(files):
     table = evaluated(files, SETTINGS, mask=files / "mask.mrc")
     true, _ = mixed(4)
@@ -403,6 +414,46 @@ def test_two_stages_are_compared_pair_by_pair():
     assert row["p_value"] == pytest.approx(2 / 2**8)  # all eight of one sign
 
 
+def counted(label, true, found, common):
+    """A row of counted voxels and their measures."""
+    counts = {"true_voxels": true, "found_voxels": found, "common_voxels": common}
+    return {"label": label, "class": f"class {label}"} | counts | voxel_measures(*counts.values())
+
+
+def test_a_class_that_one_model_alone_finds_in_error_lowers_its_mean():
+    first, nothing, error = counted("1", 10, 10, 9), counted("2", 0, 0, 0), counted("2", 0, 5, 0)
+    one, other = (
+        pd.DataFrame([row | {"tomogram": "TS_1"} for row in rows], columns=COLUMNS)
+        for rows in ((first, nothing), (first, error))
+    )
+    for table, sign in ((compare(one, other), 1), (compare(other, one), -1)):
+        means = sorted(row_of(table, "mean")[["mean", "other_mean"]])
+        assert means == pytest.approx([0.9 / 2, (0.9 + 1) / 2])
+        assert row_of(table, "mean")["difference"] == pytest.approx(sign * 0.5)
+        assert row_of(table, "2")["difference"] == sign
+        # Precision is of nothing where nothing is found, and recall where nothing is there.
+        assert row_of(table, "mean", "precision")["difference"] == pytest.approx(sign * 0.5)
+        assert row_of(table, "mean", "recall")["mean"] == pytest.approx(0.9)
+
+
+def test_a_class_that_one_model_misses_has_no_precision_to_compare():
+    rows = [[counted("1", 10, 10, 9), counted("2", 10, n, n // 2)] for n in (0, 4)]
+    one, other = (
+        pd.DataFrame([row | {"tomogram": "TS_1"} for row in each], columns=COLUMNS) for each in rows
+    )
+    table = compare(one, other)
+    assert row_of(table, "mean", "precision")["difference"] == 0  # of class 1 alone
+    assert row_of(table, "mean")["mean"] == pytest.approx(0.9 / 2)
+
+
+def test_a_single_class_has_a_mean_of_classes_too():
+    table = tables("a", {"1": [0.5, 0.7]})
+    assert row_of(summarise(table), "mean")["mean"] == pytest.approx(0.6)
+    assert row_of(compare(table, table), "mean")["other_mean"] == pytest.approx(0.6)
+    assert summarise(table[:0]).empty
+    assert compare(table, table[:0]).empty
+
+
 def test_a_signed_rank_test_takes_six_pairs():
     assert np.isnan(signed_rank_p([0.1] * 5))
     assert signed_rank_p([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == pytest.approx(2 / 2**6)
@@ -416,5 +467,6 @@ def test_tomograms_called_like_numbers_keep_their_names(tmp_path):
         parts.append(tmp_path / f"{len(parts)}.tsv")
         table.to_csv(parts[-1], sep="\t", index=False)
         assert read_table(parts[-1])["tomogram"].tolist() == [name]
-    summarise_evaluation(parts, tmp_path / "summary.tsv", settings={"stages": ["a"]})
+    written = [tmp_path / "summary.tsv", tmp_path / "summary.html"]
+    summarise_evaluation(parts, *written, settings={"stages": ["a"]})
     assert row_of(read_table(tmp_path / "summary.tsv"), "1")["tomograms"] == 3

@@ -19,7 +19,7 @@ from cryoseg.overview import (
     overview_table,
     robust_scores,
 )
-from cryoseg.table_page import address, details, table_page
+from cryoseg.table_page import address, details, plain_table_page, table_page
 from write_overview import write_overview
 
 HOSTILE = "<img src=x onerror=console.error(1)> \"q\" 'q' & é </script> <!-- @@MORE@@ #?%20\u2028"
@@ -315,3 +315,15 @@ def test_what_stands_below_the_table_is_escaped():
 
 def test_an_address_is_quoted():
     assert address("a b/é#?%.png") == "a%20b/%C3%A9%23%3F%25.png"
+
+
+def test_a_plain_table_shows_numbers_as_numbers_and_nothing_where_there_is_none(tmp_path):
+    rows = [{"name": HOSTILE, "dice": 0.81234, "mixed": 1}, {"name": "b", "dice": math.nan}]
+    rows[1]["mixed"] = math.inf
+    path = tmp_path / "page.html"
+    path.write_text(plain_table_page("T", ["name", "dice", "mixed"], rows), encoding="utf-8")
+    page = open_page(path)
+    assert page.console == []
+    assert html.escape(HOSTILE, quote=False) in page.dom
+    for cell in ('"number">0.8123<', '"number"><', '"text">1<', '"text">inf<'):
+        assert f"<td class={cell}" in page.dom

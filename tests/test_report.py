@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from urllib.parse import unquote
+from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -31,7 +32,7 @@ NAMES = ("TS_1", ODD)
 MODEL = "runs/semantic/model/model_best.ckpt"
 # Goes through the report as a reader does, and writes down what there is to see.
 WALK = """
-  const seen = { categories: {}, pictures: {}, top: 0 };
+  const seen = { categories: {}, pictures: {}, pages: {}, top: 0 };
   const wait = (time) => new Promise((go) => setTimeout(go, time));
   async function walk() {
     await wait(500);
@@ -48,6 +49,7 @@ WALK = """
         seen.categories[`${category}, ${subcategory}`] = [...document.querySelectorAll("tbody tr")]
           .map((row) => row.cells[0].textContent);
         for (const button of document.querySelectorAll("tbody a:first-child:not([download])")) {
+          const shows = button.closest("tr").cells[0].textContent;
           button.click();
           await wait(200);
           const image = [...document.images].find((each) => each.src.startsWith("data:image/png"));
@@ -55,7 +57,8 @@ WALK = """
             seen.pictures[image.src] = image.naturalWidth;
             seen.top = Math.min(seen.top, image.getBoundingClientRect().top);
           }
-          seen.page ||= document.querySelector("iframe") !== null;
+          const frame = document.querySelector("iframe");
+          if (frame) seen.pages[`${category}, ${shows}`] = frame.src;
         }
       }
     }
@@ -84,7 +87,9 @@ def lab(tmp_path_factory):
     stage = stage_file("semantic", data_folder=RAW, mask_folder=None, trained_model=MODEL)
     stage["parameters"]["network"]["threshold"] = 0
     stage["parameters"]["data"] |= {"min": -10, "max": 10}
-    lab.write_yaml("config/semantic.yaml", stage | {"class_names": ["membrane", "<i>", "actin"]})
+    stage |= {"class_names": ["membrane", "<i>", "actin"]}
+    stage |= {"evaluate": {"labels_folder": "labels/truth"}}
+    lab.write_yaml("config/semantic.yaml", stage)
     for seed, name in enumerate(NAMES):
         lab.write_labels(name, seed)
     lab.run("overview")
@@ -99,9 +104,40 @@ def seen_in(path):
     return json.loads(html.unescape(found))
 
 
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def a_check(lab):
+    """A cell of the checks: the median of a tomogram."""
+    return f">{float(rows_of(lab.folder / 'checks/raw_data.tsv')[1]['median']):.4g}<"
+
+
+def a_dice(lab):
+    """A cell of the evaluation: a mean Dice."""
+    table = rows_of(lab.folder / "predictions/semantic/evaluation/summary.tsv")
+    (mean,) = [row["mean"] for row in table if (row["label"], row["measure"]) == ("1", "dice")]
+    return f">{float(mean):.4g}<"
+
+
+SHOWN = {
+    "Overview, all tomograms": lambda lab: NAMES[0],
+    "Checks, raw_data": a_check,
+    "Evaluation, summary": a_dice,
+}
+
+
+def text_of(address, path):
+    """What a browser makes of a page that stands in a report as an address."""
+    path.write_bytes(urlopen(address).read())
+    page = open_page(path)
+    assert page.console == []
+    return page.dom
+
+
 def test_the_overview_shows_each_tomogram(lab):
-    with open(lab.folder / "overview.tsv", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = rows_of(lab.folder / "overview.tsv")
     assert {row["tomogram"] for row in rows} == set(NAMES)
     assert float(rows[0]["scoring, s"]) > 0
     page = open_page(lab.folder / "overview.html")
@@ -122,7 +158,9 @@ def test_a_renamed_class_draws_anew_and_computes_nothing(lab):
     path = lab.folder / "config" / "semantic.yaml"
     text = path.read_text()
     path.write_text(yaml.safe_dump(yaml.safe_load(text) | {"class_names": ["A", "B", "C"]}))
-    expected = {("semantic_draw_prediction", name) for name in NAMES} | {("write_overview", None)}
+    rules = ("semantic_draw_prediction", "semantic_evaluate_labels")
+    expected = {(rule, name) for rule in rules for name in NAMES}
+    expected |= {("write_overview", None), ("semantic_summarise_evaluation", None)}
     assert lab.plan("overview") - {("overview", None)} == expected
     path.write_text(text)
 
@@ -140,6 +178,8 @@ def test_the_report_is_made_without_a_network_and_shows_the_figures(lab):
     assert "made by cryoseg" in seen["description"]
     assert seen["statistics"] > 0
     assert seen["categories"] == {
+        "Checks, Other": ["raw_data", "raw_data as a table (TSV)"],
+        "Evaluation, semantic": ["summary", "summary as a table (TSV)"],
         "Overview, Other": ["all tomograms", "the same as a table (TSV)"],
         "Predictions, semantic": sorted(NAMES),
         "Training, semantic": ["augmented samples", "curves", "split"],
@@ -147,7 +187,9 @@ def test_the_report_is_made_without_a_network_and_shows_the_figures(lab):
     assert len(seen["pictures"]) == 5
     assert min(seen["pictures"].values()) > 500
     assert seen["top"] >= 0  # also of figures that are higher than the window
-    assert seen["page"]
+    assert seen["pages"].keys() == set(SHOWN)
+    for name, value in SHOWN.items():
+        assert value(lab) in text_of(seen["pages"][name], lab.folder / "page.html")
     assert all(len(caption) > 50 for caption in seen["captions"].values())
     assert not any("System Message" in caption for caption in seen["captions"].values())
 

@@ -40,21 +40,32 @@ def measure_classes(compared, voxel_size, tolerance_nm, class_names=None, partic
     rows = []
     for label in range(1, last + 1):
         true, found = int(true_voxels[label]), int(found_voxels[label])
-        common = int(pairs[label, label])
-        rows.append(
-            {
-                "label": label,
-                "class": class_name(label, class_names),
-                "true_voxels": true,
-                "found_voxels": found,
-                "common_voxels": common,
-                **voxel_measures(true, found, common),
-                "surface_dice": surface_dice(surfaces[label]) if known else np.nan,
-                "true_volume_nm3": true * volume,
-                "found_volume_nm3": found * volume,
-            }
-        )
+        surface = surface_dice(surfaces[label]) if known else np.nan
+        counts = true, found, int(pairs[label, label])
+        rows.append(_row(label, class_names, counts, surface, volume))
     return rows
+
+
+def measures_of_nothing(labels, voxel_size, class_names=None):
+    """What measure_classes gives for labels that are in neither volume."""
+    volume = float(prod(np.array(voxel_size) / ANGSTROM_PER_NM)) if all(voxel_size) else np.nan
+    return [_row(label, class_names, (0, 0, 0), np.nan, volume) for label in labels]
+
+
+def _row(label, class_names, counts, surface, volume):
+    """A row of a class: counts of voxels (true, found, common), the volume of a voxel in nm^3."""
+    true, found, common = counts
+    return {
+        "label": label,
+        "class": class_name(label, class_names),
+        "true_voxels": true,
+        "found_voxels": found,
+        "common_voxels": common,
+        **voxel_measures(true, found, common),
+        "surface_dice": surface,
+        "true_volume_nm3": true * volume,
+        "found_volume_nm3": found * volume,
+    }
 
 
 def particle_labels(files, settings):

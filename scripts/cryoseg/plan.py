@@ -170,7 +170,7 @@ def targets(stages):
         for each in stages.names_to_predict(name):
             files["predict"] += [f"{folder}/{each}{end}" for end in ends]
     names = sorted(set(check_names(stages).values()))
-    files["check"] = [f"checks/{check}.tsv" for check in names]
+    files["check"] = [f"checks/{check}.{end}" for check in names for end in ("tsv", "html")]
     for name in stages.stages_to_evaluate():
         files["evaluate"] += evaluation_files(stages, name)
         if chooses_thresholds(stages.predict[name]):
@@ -188,6 +188,12 @@ def calibrations(stages):
         for name, stage in stages.predict.items()
         if os.path.exists(stages.checkpoint(stage["trained_model"]))
     ]
+
+
+def all_outputs(stages, files):
+    """The files of all targets, and what calibrate measures, each once."""
+    asked = [file for target in files.values() for file in target]
+    return list(dict.fromkeys([*asked, *calibrations(stages)]))
 
 
 def asked_for(files, target):

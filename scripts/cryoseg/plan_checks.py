@@ -92,6 +92,7 @@ def _checking(stages, check, readers):
         "extension": tomograms.extension,
         "checks": f"checks/{check}",
         "table": f"checks/{check}.tsv",
+        "page": f"checks/{check}.html",
     }
     return {
         "name": check,

@@ -71,10 +71,8 @@ def evaluation_files(stages, name):
     """The tables of a stage's evaluation that can be asked for."""
     folder = evaluation_folder(stages.predict[name])
     files = [f"{folder}/{each}_evaluation.tsv" for each in stages.names_to_evaluate(name)]
-    files.append(f"{folder}/summary.tsv")
-    if stages.compared_predictions(name):
-        files.append(f"{folder}/comparison.tsv")
-    return files
+    tables = ["summary", "comparison"] if stages.compared_predictions(name) else ["summary"]
+    return files + [f"{folder}/{table}.{end}" for table in tables for end in ("tsv", "html")]
 
 
 def threshold_files(stages, name):

@@ -26,6 +26,7 @@ COLUMNS = (
     *(*VOLUMES, *OBJECTS, *OBJECT_MEASURES),
 )
 ALL_CLASSES = {"label": "mean", "class": "mean of classes"}
+OTHER = " of other"  # ends the columns of the second of two tables that are compared
 
 
 def mean_interval(values):
@@ -65,10 +66,12 @@ def signed_rank_p(differences):
 
 
 def with_mean_of_classes(table):
-    """A table of evaluations, and for each tomogram a row with the means of its classes."""
-    if table["label"].nunique() < 2:
-        return table
-    means = table.groupby("tomogram", as_index=False, sort=False)[list(SCORES)].mean()
+    """A table of evaluations, and for each tomogram a row with the means of its classes.
+
+    The mean of a measure is over the classes where it is of something, if there is but one, too.
+    """
+    scores = [column for column in table if column.removesuffix(OTHER) in SCORES]
+    means = table.groupby("tomogram", as_index=False, sort=False)[scores].mean()
     return pd.concat([table, means.assign(**ALL_CLASSES)], ignore_index=True)
 
 
@@ -99,16 +102,15 @@ def compare(table, other):
 
     table, other: DataFrames with COLUMNS
     Returns a DataFrame: label, class, measure, tomograms, mean, other_mean, difference (of the
-    first from the second), low, high, p_value. Pairs where the measure is of nothing in one of
-    them do not count.
+    first from the second), low, high, p_value. Both means of classes are of the same classes, see
+    _counted_alike.
     """
-    pairs = with_mean_of_classes(table).merge(
-        with_mean_of_classes(other), on=["tomogram", "label", "class"], suffixes=("", " of other")
-    )
+    pairs = table.merge(other, on=["tomogram", "label", "class"], suffixes=("", OTHER))
+    pairs = with_mean_of_classes(_counted_alike(pairs))
     rows = []
     for key, paired in _by_class(pairs):
         for measure in SCORES:
-            both = paired[[measure, f"{measure} of other"]].dropna().to_numpy(float)
+            both = paired[[measure, measure + OTHER]].dropna().to_numpy(float)
             if not len(both):
                 continue
             differences = both[:, 0] - both[:, 1]
@@ -124,10 +126,30 @@ def compare(table, other):
     return pd.DataFrame(rows, columns=[*columns, "low", "high", "p_value"])
 
 
+def _counted_alike(pairs):
+    """Pairs of evaluations in which a measure is of something in both of a pair, or in neither.
+
+    A stage that rightly finds nothing of a class has a measure of nothing; where the other stage
+    has one of something, of what it found in error, it is 1: without that, the error would lower
+    no mean that is compared. Other measures of nothing, as the precision of a class that one stage
+    misses, leave the class out for both.
+    """
+    pairs = pairs.copy()
+    for measure in SCORES:
+        true, found, _ = OBJECTS if measure in OBJECT_MEASURES else VOXELS
+        known = {end: pairs[measure + end].notna() for end in ("", OTHER)}
+        for own, others in (("", OTHER), (OTHER, "")):
+            right = (pairs[true + own] == 0) & (pairs[found + own] == 0)
+            pairs.loc[right & known[others], measure + own] = 1.0
+        both = [measure, measure + OTHER]
+        pairs.loc[pairs[both].isna().any(axis=1), both] = np.nan
+    return pairs
+
+
 def _by_class(table):
     """(label and class, its rows) by label, the mean of classes last; no volumes of nothing."""
     table = table.copy()
-    for suffix in ("", " of other"):
+    for suffix in ("", OTHER):
         if f"dice{suffix}" in table:
             volumes = [name + suffix for name in VOLUMES]
             table[volumes] = table[volumes].where(table[f"dice{suffix}"].notna())

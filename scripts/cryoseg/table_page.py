@@ -1,7 +1,9 @@
 """A table as a web page of its own: one file that needs no server, no network and no other file."""
 
 import json
+import math
 from html import escape
+from numbers import Real
 from pathlib import Path
 from urllib.parse import quote
 
@@ -32,6 +34,35 @@ def table_page(title, columns, rows, about="", more=""):
     # What is put in is not searched for the places of other parts.
     pieces = page.split("@@")
     return "".join(parts[piece] if number % 2 else piece for number, piece in enumerate(pieces))
+
+
+def plain_table_page(title, names, rows, about=""):
+    """The page of a table of numbers and texts.
+
+    names: of the columns; one that holds finite numbers alone is shown as numbers
+    rows:  dicts from names to values; None, NaN and what is not there are shown as nothing
+    """
+    values = {name: [_plain(row.get(name)) for row in rows] for name in names}
+    kinds = {name: _kind(column) for name, column in values.items()}
+    columns = [{"key": name, "name": name, "kind": kinds[name], "about": ""} for name in names]
+    shown = [
+        {
+            name: value if kinds[name] == "number" or value is None else str(value)
+            for name, value in zip(values, row, strict=True)
+        }
+        for row in zip(*values.values(), strict=True)
+    ]
+    return table_page(title, columns, shown, about)
+
+
+def _plain(value):
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _kind(values):
+    there = [value for value in values if value is not None]
+    numbers = all(isinstance(value, Real) and math.isfinite(value) for value in there)
+    return "number" if there and numbers else "text"
 
 
 def address(path):

@@ -1,7 +1,11 @@
-"""Tables as TSV files: a line of column names, tabs between, nothing where there is no value."""
+"""Tables as TSV files and as web pages.
+
+TSV: a line of column names, tabs between, nothing where there is no value.
+"""
 
 import pandas as pd
 
+from cryoseg.table_page import plain_table_page
 from cryoseg.volumes import written_aside
 
 # Read as text whatever they look like: a tomogram may be called 001 or NA.
@@ -12,6 +16,13 @@ def write_table(path, table):
     """Write a pandas DataFrame; the file gets its name when it is complete."""
     with written_aside(path) as aside:
         table.to_csv(aside, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+
+
+def write_page(path, title, table):
+    """Write a pandas DataFrame as a web page; the file gets its name when it is complete."""
+    with written_aside(path) as aside:
+        page = plain_table_page(title, list(table), table.to_dict("records"))
+        aside.write_text(page, encoding="utf-8")
 
 
 def read_table(path):
