@@ -238,7 +238,8 @@ def test_a_lamella_is_drawn_with_the_classes_within_it(stages):
     assert len(summaries(found)) == 1 + 2 + 3
     assert drawing(found, "lamella")["lamella"]
     assert not drawing(found, "semantic")["lamella"]
-    logs = drawing(found, "semantic")["logs"]
+    check, *logs = drawing(found, "semantic")["logs"]
+    assert check == "logs/raw/check_tomogram"
     assert logs == [
         f"logs/{s}/{r}_voxels" for s in ("lamella", "semantic") for r in ("score", "label")
     ]

@@ -67,7 +67,7 @@ def report_steps(folder, jobs):
     for step, seconds in within.items():
         beside = (of_jobs[step] - sum(seconds)) / len(seconds)
         total += beside
-        starts = start_seconds(re.sub(r"^[a-z]+_", "", step))
+        starts = start_seconds(re.sub(r"^(raw|scaled|lamella|semantic)_", "", step))
         print(f"  {step}: {len(seconds)} in {members[step]} jobs, each {beside:.2f} s beside the "
               f"step, {100 * beside / (beside + ONE_MINUTE):.1f} % where the step takes a minute; "
               f"start and imports of the step {starts:.2f} s")  # fmt: skip
@@ -89,7 +89,8 @@ def seconds_of_steps(folder):
 
 def start_seconds(step, repeats=3):
     """Seconds until a step's script has imported all it needs, least of a few."""
-    script = TESTS.parent / "scripts" / f"{step}.py"
+    name = "admit_tomogram" if step.startswith("admit") else step
+    script = TESTS.parent / "scripts" / f"{name}.py"
     code = f"import sys, runpy; sys.path.append({str(script.parent)!r}); "
     code += f"runpy.run_path({str(script)!r}, run_name='imported')"
     taken = []
