@@ -24,8 +24,6 @@ from snakemake.jobs import GroupJob, Job
 from snakemake.resources import GroupResources, Resource
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake_interface_executor_plugins import utils as executor_utils
-from snakemake_interface_executor_plugins.executors.real import RealExecutor
-from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 from cryoseg import slurm
 from cryoseg.configuration import SECTIONS
@@ -46,12 +44,12 @@ REFUSED_SECONDS, REFUSALS = 15, 240
 REFUSED = Counter()
 
 layered_resources = GroupResources.basic_layered.__func__
-command_of = RealExecutor.format_job_exec
-report_error = RemoteExecutor.report_job_error
-cancel_jobs = RemoteExecutor.cancel
+command_of = Executor.format_job_exec
+report_error = Executor.report_job_error
+cancel_jobs = Executor.cancel
 check_active_jobs = Executor.check_active_jobs
 ask_for_states = snakemake_executor_plugin_slurm.query_job_status
-until_next_look = RemoteExecutor.next_seconds_between_status_checks
+until_next_look = Executor.next_seconds_between_status_checks
 handle_error = JobScheduler._handle_error
 postprocess_group = GroupJob.postprocess
 prepare_job = Job.prepare
@@ -85,13 +83,11 @@ def send_elsewhere(workflow, stages, checks):
         GroupJob.wildcards = property(names_of_members)
         # The executor names it where a submission fails, and would hang for want of it.
         GroupJob.rule = property(rule_of_any)
-        RealExecutor.format_job_exec = run_members_here
-        RemoteExecutor.cancel = cancel_all
+        Executor.format_job_exec = run_members_here
+        Executor.cancel = cancel_all
         Executor.check_active_jobs, snakemake_executor_plugin_slurm.query_job_status = notice_ends()
-        RemoteExecutor.report_job_error = keep_finished_members
-        RemoteExecutor.next_seconds_between_status_checks = property(
-            until_next_look.fget, look_soon
-        )
+        Executor.report_job_error = keep_finished_members
+        Executor.next_seconds_between_status_checks = property(until_next_look.fget, look_soon)
         JobScheduler._handle_error = let_others_go_on
         snakemake.dag.group_into_chunks = chunks_in_order
     else:
@@ -200,7 +196,8 @@ def run_members_here(executor, job):
     command, more = command_of(executor, job), executor.additional_general_args()
     if not job.is_group():
         return command
-    assert more in command, "the executor for Slurm formats its commands in another way now"
+    if more not in command:
+        raise WorkflowError("the executor for Slurm does not say how its jobs start members")
     return command.replace(more, "")
 
 

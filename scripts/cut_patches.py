@@ -11,6 +11,7 @@ from cryoseg.joblog import log_to
 from cryoseg.labels import ClassLabels
 from cryoseg.patches import INTEGERS, INTENSITIES, PatchWriter, count_labels, patch_corners
 from cryoseg.provenance import attributes_of, recorded
+from cryoseg.steps import files_read
 from cryoseg.volumes import open_volume, written_aside
 
 log = logging.getLogger("cryoseg")
@@ -68,6 +69,4 @@ def choose_patches(name, classes, settings):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]), recorded(snakemake):
-        files = dict(snakemake.input.items())
-        files.pop("admitted")  # it is there, which is all that it says
-        cut_patches(**files, **snakemake.output, **snakemake.params)
+        cut_patches(**files_read(snakemake.input), **snakemake.output, **snakemake.params)

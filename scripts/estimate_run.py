@@ -43,7 +43,8 @@ def plan_computed(step, shape, memory):
         return None
     settings, asked = step.settings["settings"], step.resources
     try:
-        scorer = scorer_of(checkpoint, bool(settings["save_internal_files"]))
+        keep_all, full = settings["save_internal_files"], settings["precision"] == "fp32"
+        scorer = scorer_of(checkpoint, bool(keep_all), torch.float32 if full else torch.bfloat16)
         size = asked["tile_size"]
         tile = None if size == "auto" else tuple(int(edge) for edge in size.split(","))
         if memory is None:
@@ -57,9 +58,8 @@ def plan_computed(step, shape, memory):
 
 
 @cache
-def scorer_of(checkpoint, keep_all):
+def scorer_of(checkpoint, keep_all, dtype):
     """The network of a checkpoint as score_voxels uses it, to ask what tiles would take."""
-    dtype = torch.bfloat16  # as most do; with float32, tiles take twice the memory
     return Scorer(load_network(checkpoint), "cpu", dtype, keep_all, keep_all)
 
 

@@ -7,6 +7,7 @@ from cryoseg.errors import InputError
 from cryoseg.joblog import log_to
 from cryoseg.label_volumes import FilteredLabels, count_values, new_labels
 from cryoseg.provenance import header_lines, input_hashes, recorded
+from cryoseg.steps import files_read
 from cryoseg.volumes import open_label_volume, write_mrc
 
 log = logging.getLogger("cryoseg")
@@ -31,6 +32,4 @@ def filter_labels(labels, filtered, *, settings):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]), recorded(snakemake):
-        files = dict(snakemake.input.items())
-        files.pop("admitted")  # it is there, which is all that it says
-        filter_labels(**files, **snakemake.output, **snakemake.params)
+        filter_labels(**files_read(snakemake.input), **snakemake.output, **snakemake.params)

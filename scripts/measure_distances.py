@@ -4,6 +4,7 @@ from cryoseg.distances import write_distances
 from cryoseg.joblog import log_to
 from cryoseg.labels import ClassLabels
 from cryoseg.provenance import attributes_of, recorded
+from cryoseg.steps import files_read
 from cryoseg.volumes import written_aside
 
 
@@ -21,6 +22,4 @@ def measure_distances(labels, distances, *, settings):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]), recorded(snakemake):
-        files = dict(snakemake.input.items())
-        files.pop("admitted", None)  # it is there, which is all that it says
-        measure_distances(**files, **snakemake.output, **snakemake.params)
+        measure_distances(**files_read(snakemake.input), **snakemake.output, **snakemake.params)

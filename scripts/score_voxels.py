@@ -23,6 +23,7 @@ from cryoseg.joblog import log_to, progress
 from cryoseg.provenance import input_hashes, recorded
 from cryoseg.scores import ScoresWriter
 from cryoseg.scoring import Normalisation, Scorer
+from cryoseg.steps import files_read
 from cryoseg.versions import versions
 from cryoseg.volumes import open_mask, open_volume, written_aside
 
@@ -70,7 +71,7 @@ def score_voxels(
     keep_all = settings["save_internal_files"]
     network = load_network(checkpoint)
     keep = {"probabilities": keep_all, "distances": keep_all}
-    keep["runners_up"] = "runners_up" in settings and settings["runners_up"]
+    keep["runners_up"] = settings.get("runners_up", False)
     scorer = Scorer(network, device, dtype, **keep)
     tile = None if tile_size == "auto" else tuple(int(edge) for edge in tile_size.split(","))
     memory = tile_memory(device, memory_gb, mem_mb, attempt)
@@ -115,8 +116,7 @@ def measured(summary):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]), recorded(snakemake) as record:
-        files = {**snakemake.input, **snakemake.output}
-        files.pop("admitted")  # it is there, which is all that it says
+        files = {**files_read(snakemake.input), **snakemake.output}
         how = ("mem_mb", "attempt", "device", "memory_gb", "tile_size", "batch_size")
         resources = {name: snakemake.resources[name] for name in how}
         resources["threads"] = snakemake.threads

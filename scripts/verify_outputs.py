@@ -11,7 +11,7 @@ from cryoseg.volumes import written_aside
 def verify_outputs(steps, table):
     """Write a table (TSV) of all outputs, and print what does not match.
 
-    steps: list of cryoseg.verification.Step, what the configuration asks for now
+    steps: list of cryoseg.steps.Step, what the configuration asks for now
     Raises InputError where something does not match.
     """
     findings = verify(steps, partial(progress, what="files"))

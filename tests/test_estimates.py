@@ -60,6 +60,19 @@ class Bench:
             place.parent.mkdir(exist_ok=True)
             place.write_text(json.dumps({"measured": measured}))
 
+    def calibrate(self, checkpoint="abc", **settings):
+        """With another checkpoint or other settings, if named."""
+        scores = self.folder / "scores"
+        place = record_path(scores / "calibration.json")
+        place.parent.mkdir(parents=True)
+        found = {"voxels_per_second": 1000, "start_seconds": 4, "device": "H200", "seconds": 30}
+        (scores / "calibration.json").write_text(json.dumps(found | {"tile_memory": 7}))
+        inputs = [{"name": "checkpoint", "sha256": checkpoint}]
+        settings = {"settings": {"save_internal_files": False} | settings}
+        place.write_text(json.dumps({"inputs": inputs, "settings": settings}))
+        (scores / "model.json").write_text(json.dumps({"sha256": "abc"}))
+        self.write_benchmark("benchmarks/semantic/calibrate.tsv", 32)
+
     def write_benchmark(self, path, seconds):
         path = self.folder / path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,11 +132,7 @@ def test_before_anything_has_run_it_is_a_guess_and_says_so(bench):
 
 
 def test_a_calibration_counts_voxels_that_are_computed_and_not_those_of_the_tomogram(bench):
-    (bench.folder / "scores").mkdir()
-    calibration = {"voxels_per_second": 1000, "start_seconds": 4, "device": "H200", "seconds": 30}
-    content = json.dumps(calibration | {"tile_memory": 7})
-    (bench.folder / "scores" / "calibration.json").write_text(content)
-    bench.write_benchmark("benchmarks/semantic/calibrate.tsv", 32)
+    bench.calibrate()
     memories = []
 
     def computed(step, shape, memory):
@@ -135,6 +144,12 @@ def test_a_calibration_counts_voxels_that_are_computed_and_not_those_of_the_tomo
     assert found.basis == "measured by calibrate on H200"
     assert memories == [7]  # asked once for a size
     assert found.gpu_hours == pytest.approx(2 * 306 / 3600)
+
+
+@pytest.mark.parametrize("other", [{"checkpoint": "def"}, {"save_internal_files": True}])
+def test_a_calibration_of_another_model_or_of_other_settings_does_not_count(bench, other):
+    bench.calibrate(**other)
+    assert planned([bench.score(0)]).guess
 
 
 def test_masks_leave_as_much_to_compute_as_in_the_tomograms_that_have_run(bench):

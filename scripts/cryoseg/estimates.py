@@ -22,7 +22,7 @@ from cryoseg.job_resources import CPU_MINUTES, GPU_MINUTES, USUAL_VOXELS, header
 from cryoseg.provenance import canonical, read_record
 
 DEVICES = (1, 4, 16)
-UNUSUAL_SHAPE = (464, 928, 928)  # of a tomogram whose header is nowhere: USUAL_VOXELS
+USUAL_SHAPE = (464, 928, 928)  # of a tomogram whose header is nowhere; see USUAL_VOXELS
 # Seconds that a job takes before its first voxel: interpreter, libraries, opening files.
 START_SECONDS = {"score_voxels": 6.0, "inspect_model": 3.0, "train_model": 10.0}
 OTHER_START_SECONDS = 1.0
@@ -272,7 +272,7 @@ def _pace_of_scores(done, waiting, shapes, plan_computed, gpus):
     planned = {}
 
     def plan(step):
-        shape = shapes[id(step)] or UNUSUAL_SHAPE
+        shape = shapes[id(step)] or USUAL_SHAPE
         if shape not in planned:
             planned[shape] = plan_computed(step, shape, memory)
         return planned[shape] or USUAL_COMPUTED * prod(shape)
@@ -314,11 +314,17 @@ def _measured_scores(step):
 
 
 def _calibration(step):
+    """What calibrate measured, if that was with the model and the settings of now; else None."""
     (scores,) = paths(step.outputs)
     place = Path(scores).with_name("calibration.json")
     try:
-        return json.loads(place.read_text())
-    except FileNotFoundError:
+        record = read_record(place) or {"settings": None}
+        if canonical(record["settings"]) != canonical(step.settings):
+            return None
+        measured = [each["sha256"] for each in record["inputs"] if each["name"] == "checkpoint"]
+        model = json.loads(place.with_name("model.json").read_text())
+        return json.loads(place.read_text()) if measured == [model["sha256"]] else None
+    except (FileNotFoundError, InputError):
         return None
 
 

@@ -1,7 +1,6 @@
 """Predicted labels of one tomogram against the true ones: a row of measures for each class."""
 
 import logging
-from math import prod
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from cryoseg.metrics import count_pairs, voxel_measures
 from cryoseg.objects import counted_at, find_objects, match, object_measures
 from cryoseg.positions import read_positions
 from cryoseg.surface_dice import surface_counts, surface_dice
-from cryoseg.volumes import is_known_size
+from cryoseg.volumes import is_known_size, voxel_nm3
 
 log = logging.getLogger("cryoseg")
 
@@ -33,7 +32,6 @@ def measure_classes(compared, voxel_size, tolerance_nm, class_names=None, partic
     known = is_known_size(voxel_size)
     voxel_nm = np.array(voxel_size) / ANGSTROM_PER_NM if known else None
     surfaces = surface_counts(compared, tolerance_nm, voxel_nm) if known else None
-    volume = float(prod(voxel_nm)) if known else np.nan
     there = np.flatnonzero(true_voxels + found_voxels)
     there = there[there != IGNORED].tolist()
     last = max([*there, *particles, len(class_names or ())], default=0)
@@ -42,19 +40,19 @@ def measure_classes(compared, voxel_size, tolerance_nm, class_names=None, partic
         true, found = int(true_voxels[label]), int(found_voxels[label])
         surface = surface_dice(surfaces[label]) if known else np.nan
         counts = true, found, int(pairs[label, label])
-        rows.append(_row(label, class_names, counts, surface, volume))
+        rows.append(_row(label, class_names, counts, surface, voxel_size))
     return rows
 
 
 def measures_of_nothing(labels, voxel_size, class_names=None):
     """What measure_classes gives for labels that are in neither volume."""
-    volume = float(prod(np.array(voxel_size) / ANGSTROM_PER_NM)) if all(voxel_size) else np.nan
-    return [_row(label, class_names, (0, 0, 0), np.nan, volume) for label in labels]
+    return [_row(label, class_names, (0, 0, 0), np.nan, voxel_size) for label in labels]
 
 
-def _row(label, class_names, counts, surface, volume):
-    """A row of a class: counts of voxels (true, found, common), the volume of a voxel in nm^3."""
+def _row(label, class_names, counts, surface, voxel_size):
+    """A row of a class; counts: of voxels (true, found, common)."""
     true, found, common = counts
+    volume = voxel_nm3(voxel_size) or np.nan
     return {
         "label": label,
         "class": class_name(label, class_names),

@@ -5,10 +5,8 @@ import math
 
 from cryoseg.figures import LAMELLA_ON_WHITE, Charts, class_colour
 from cryoseg.labels import class_name
-from cryoseg.volumes import is_known_size
+from cryoseg.volumes import is_known_size, voxel_nm3
 
-# Cubic Angstrom in a cubic nanometre.
-ANGSTROM3 = 1000
 LAMELLA = "lamella"
 
 
@@ -24,11 +22,6 @@ def class_rows(tally, class_names, channels, lamella):
         return [(1, LAMELLA, LAMELLA_ON_WHITE)]
     labels = set(range(1, max(2, channels))) | set(tally.voxels[1:].nonzero()[0] + 1)
     return [(int(n), class_name(int(n), class_names), class_colour(n)) for n in sorted(labels)]
-
-
-def voxel_nm3(voxel_size):
-    """Volume of a voxel in nm^3 from its (z, y, x) in Angstrom; None where that is unknown."""
-    return math.prod(voxel_size) / ANGSTROM3 if is_known_size(voxel_size) else None
 
 
 def charts_of(tally, classes, voxel_size, threshold):

@@ -19,6 +19,8 @@ PASSING_REFUSAL = re.compile(
 )
 # Seconds after which a node that does not answer is given up by Slurm (SlurmdTimeout's default).
 PATIENCE = 300
+# Seconds after which it is asked again.
+ASK_AGAIN = 10
 # The end of a log is enough, and a log may be long.
 TAIL_BYTES = 20_000
 
@@ -88,9 +90,10 @@ def is_given_up(number, patience=PATIENCE):
         said, complaint = _show_job(number)
         if "JobState" in said:
             return said["JobState"] not in ("RUNNING", "CONFIGURING")
-        if "invalid job id" in complaint.lower() or time.monotonic() >= deadline:
+        left = deadline - time.monotonic()
+        if "invalid job id" in complaint.lower() or left <= 0:
             return True
-        time.sleep(min(10, patience))
+        time.sleep(min(ASK_AGAIN, left))
 
 
 class LostJobs:

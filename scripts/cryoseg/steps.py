@@ -32,3 +32,11 @@ def by_name(files):
         for name, given in files.items()
         if given
     }
+
+
+def files_read(files):
+    """Name to path, or list of paths, of what a step reads.
+
+    All inputs but the admission of its tomogram: that it is there is all that it says.
+    """
+    return {name: given for name, given in files.items() if name != "admitted"}

@@ -82,6 +82,11 @@ def is_known_size(voxel_size):
     return all(math.isfinite(size) and size > 0 for size in voxel_size)
 
 
+def voxel_nm3(voxel_size):
+    """Volume of a voxel in nm^3 from its (z, y, x) in Angstrom; None where that is unknown."""
+    return math.prod(voxel_size) / 1000 if is_known_size(voxel_size) else None
+
+
 def slabs(shape, voxel_bytes=4):
     """Slices along Z that cut a volume into pieces of about 32 MiB, one section at least."""
     depth = max(1, SLAB_BYTES // max(1, shape[1] * shape[2] * voxel_bytes))
