@@ -9,6 +9,7 @@ not do by itself: a member of a group that fails costs the other members nothing
 """
 
 import os
+import re
 import shlex
 import subprocess
 import threading
@@ -64,6 +65,7 @@ def place_jobs(workflow, stages, checks):
         return
     for step in workflow.rules:  # here, a group means nothing, except to a dry run
         step.group = None
+        settle(step.resources)
 
 
 def send_elsewhere(workflow, stages, checks):
@@ -71,6 +73,7 @@ def send_elsewhere(workflow, stages, checks):
     entries = [name for section in SECTIONS for name in getattr(stages, section)] + [*checks]
     chosen = workflow.resource_settings._parsed_overwrite_resources
     for step in workflow.rules:
+        settle(step.resources, but={"tmpdir"})  # which each node has its own of
         choose_partition(step.resources, chosen.get(step.name, {}))
         if step._group:
             join_group(workflow, step, entries)
@@ -98,6 +101,22 @@ def send_elsewhere(workflow, stages, checks):
         # A job whose node Slurm gave up may run on there, beside its next try elsewhere.
         Job.prepare = unless_given_up
         Job.cleanup = leave_outputs
+
+
+def settle(resources, but=()):
+    """Work out once what a profile says as a plain number or word, rather than for each job.
+
+    resources: a rule's, which are changed
+    but:       names of those that are left as they are
+    """
+    for name, resource in resources.items():
+        text = resource.raw
+        if name in but or not isinstance(text, str) or not re.fullmatch(r"[\w-]+", text):
+            continue
+        job = dict.fromkeys(("wildcards", "input", "attempt", "threads", "rulename", "async_run"))
+        value = resource.evaluate(**job).value
+        if value is not None:  # as it is where the word is one of those
+            resources[name] = value
 
 
 def quoted(value, quote=False, base64_encode=False):

@@ -25,7 +25,7 @@ from cryoseg.scores import ScoresWriter
 from cryoseg.scoring import Normalisation, Scorer
 from cryoseg.steps import files_read
 from cryoseg.versions import versions
-from cryoseg.volumes import open_mask, open_volume, written_aside
+from cryoseg.volumes import copied_near, open_mask, open_volume, written_aside
 
 log = logging.getLogger("cryoseg")
 
@@ -87,11 +87,12 @@ def score_voxels(
     }
     channels = network.sizes.out_channels
     with (
+        copied_near(tomogram) as near,
         written_aside(scores) as aside,
         ScoresWriter(aside, volume.shape, channels, attributes, **keep) as writer,
     ):
         summary = score_volume(
-            volume, writer.write, scorer, memory, normalisation, asked,
+            open_volume(near), writer.write, scorer, memory, normalisation, asked,
             tile, batch_size, partial(progress, what="tiles"),
         )  # fmt: skip
         writer.update_attributes({"scored_voxels": summary.wanted})

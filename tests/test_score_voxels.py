@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import score_voxels as score_voxels_script
 from conftest import REPOSITORY
 from cryoseg import devices, host_memory
 from cryoseg.devices import choose_device, choose_dtype, tile_memory
@@ -61,6 +62,24 @@ def test_the_file_says_what_it_is_and_where_it_comes_from(files):
         assert scores.attrs["scored_voxels"] == np.prod(SHAPE)
         assert len(scores.attrs["checkpoint_sha256"]) == 64
         assert '"precision": "float32"' in scores.attrs["settings"]
+
+
+def test_tiles_are_read_from_the_nodes_own_disk_if_asked_and_the_scores_are_the_same(
+    files, tmp_path, monkeypatch
+):
+    scratch, opened = tmp_path / "own", []
+    scratch.mkdir()
+    score_voxels(*files, settings=SETTINGS)
+    expected = files[3].read_bytes()
+    open_volume = score_voxels_script.open_volume
+    monkeypatch.setattr(
+        score_voxels_script, "open_volume", lambda path: opened.append(path) or open_volume(path)
+    )
+    monkeypatch.setenv("CRYOSEG_SCRATCH", str(scratch))
+    score_voxels(*files, settings=SETTINGS)
+    assert opened[-1].parent == scratch
+    assert files[3].read_bytes() == expected
+    assert not list(scratch.iterdir())
 
 
 def test_a_closing_line_says_what_it_took(files, caplog):

@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import h5py
 import mrcfile
@@ -19,6 +20,7 @@ from conftest import REPOSITORY
 from cryoseg import volumes
 from cryoseg.errors import InputError
 from cryoseg.volumes import (
+    copied_near,
     is_known_size,
     open_label_volume,
     open_mask,
@@ -415,6 +417,31 @@ def test_a_disk_that_is_not_on_the_node_is_said_and_not_used(tmp_path, monkeypat
         assert aside.parent == tmp_path
         aside.write_text("")
     assert "nowhere is no folder to write to" in caplog.text
+
+
+def test_a_file_is_read_from_a_nodes_own_disk_if_asked_and_no_copy_stays(tmp_path, monkeypatch):
+    path, scratch = tmp_path / "a.mrc", tmp_path / "own"
+    path.write_text("voxels")
+    scratch.mkdir()
+    with copied_near(path) as near:
+        assert near == path
+    monkeypatch.setenv("CRYOSEG_SCRATCH", str(scratch))
+    with contextlib.suppress(KeyError), copied_near(path) as near:
+        assert near.parent == scratch
+        assert near.read_text() == "voxels"
+        raise KeyError
+    assert not list(scratch.iterdir())
+    assert path.exists()
+
+
+def test_a_file_is_read_where_it_lies_if_the_nodes_disk_has_no_room(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "a.mrc"
+    path.write_bytes(bytes(100))
+    monkeypatch.setenv("CRYOSEG_SCRATCH", str(tmp_path))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=199))
+    with caplog.at_level("INFO"), copied_near(path) as near:
+        assert near == path
+    assert "has no room for a copy of" in caplog.text
 
 
 def test_what_a_killed_process_left_on_the_disk_of_the_node_goes(tmp_path, monkeypatch):

@@ -220,6 +220,31 @@ def written_aside(path):
             each.unlink(missing_ok=True)
 
 
+@contextmanager
+def copied_near(path):
+    """Yield a path to read a file in pieces from: a copy on the node's own disk, if asked for.
+
+    That is in the folder that CRYOSEG_SCRATCH names, as for ``written_aside``. Where it names none,
+    or has no room for the copy, which is said, the file itself is read. The copy goes at the end.
+    """
+    path = Path(path)
+    folder = _scratch_folder()
+    if folder and shutil.disk_usage(folder).free < 2 * path.stat().st_size:
+        # As much is left for what is written there.
+        logger.info("CRYOSEG_SCRATCH: %s has no room for a copy of %s", folder, path)
+        folder = None
+    if folder is None:
+        yield path
+        return
+    _remove_orphans(folder, path.name)
+    copy = folder / f".{socket.gethostname()}-{os.getpid()}-{path.name}"
+    try:
+        shutil.copyfile(path, copy)
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
 def _scratch_folder():
     """The folder that CRYOSEG_SCRATCH names, or None; said where it cannot be used."""
     asked = os.environ.get("CRYOSEG_SCRATCH", "")
