@@ -10,6 +10,7 @@ from cryoseg.evaluation import measure_classes, measure_objects, measures_of_not
 from cryoseg.joblog import log_to, logger
 from cryoseg.metrics import Compared
 from cryoseg.provenance import recorded
+from cryoseg.steps import files_read
 from cryoseg.summaries import COLUMNS, OBJECTS
 from cryoseg.tables import write_table
 from cryoseg.true_labels import open_any_labels
@@ -78,4 +79,4 @@ def _evaluate(name, found, truth, mask, positions, settings):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]), recorded(snakemake):
-        evaluate_labels(**snakemake.input, **snakemake.output, **snakemake.params)
+        evaluate_labels(**files_read(snakemake.input), **snakemake.output, **snakemake.params)

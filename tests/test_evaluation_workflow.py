@@ -101,6 +101,18 @@ def test_another_tolerance_evaluates_again_and_predicts_nothing(lab):
     }
 
 
+def test_wrong_true_labels_stop_the_evaluation_of_their_tomogram_alone(lab):
+    """And neither its prediction nor that of another."""
+    write_mrc(lab.folder / "labels" / "TS_1.mrc", true_labels(0)[:5], voxel_size=10.0)
+    shown = lab.run("check")
+    assert "true labels labels/TS_1.mrc are 5 x" in shown
+    shown = lab.run("evaluate", "predict", fails=True)
+    _, summary = shown.split("1 job failed:")
+    assert "semantic_admit_to_evaluate TS_1: " in summary
+    assert "true labels labels/TS_1.mrc are 5 x" in summary
+    assert planned(lab) == set()
+
+
 def planned(lab):
     """What a plan to predict does with the tomograms that were predicted before."""
     return {(rule, name) for rule, name in lab.plan("predict") if name in NAMES}

@@ -39,6 +39,7 @@ SECONDS_PER_MEGAVOXEL = {
     "try_sizes": 0.09,
     # Admissions read a few lines.
     "to_predict": 0.0,
+    "to_evaluate": 0.0,
     "to_train": 0.0,
 }
 OTHER_SECONDS_PER_MEGAVOXEL = 0.05
