@@ -1,6 +1,7 @@
 """One prediction stage against true labels, tomogram by tomogram and all together.
 
 In:  <predictions>/{tomogram}_preds.h5, <truth>/{tomogram}<truth_ending>,
+     <predictions>/scores/model.json, which tells what the model was trained on,
      <counted>/{tomogram}<counted_ending> if only voxels within masks count, files of positions,
      <compared>/{tomogram}<compared_ending> where another model predicted the tomogram too,
      <checks>/{tomogram}.json, which rules/check.smk writes, where there are files to be checked
@@ -79,6 +80,7 @@ rule evaluate_labels:
         **POSITIONS,
         **COMPARED,
         **ADMITTED,
+        models=config["models"],
         predicted="<predictions>/{tomogram}_preds.h5",
         truth="<truth>/{tomogram}<truth_ending>",
     output:
@@ -162,6 +164,7 @@ if config["chooses"]:
         """Choose the threshold of each class that gives the largest mean Dice."""
         input:
             tables=lambda wildcards: config["tables"]["thresholds"],
+            model=config["models"][0],
         output:
             chosen="<evaluation>/thresholds.tsv",
         log:

@@ -76,6 +76,7 @@ def test_tomograms_with_labels_are_evaluated_and_summed_up(finished):
         dice = 2 * np.count_nonzero(here & there) / (here.sum() + there.sum())
         assert of_stage["dice"][str(label)] == pytest.approx(dice, abs=1e-5)
     assert of_stage["class"]["1"] == "membrane"
+    assert set(of_stage["split"]) == {"-"}
     assert of_stage["true_objects"]["2"] == 1
     summary = read_table(folder / "summary.tsv").set_index(["label", "measure"])
     assert summary["tomograms"]["1", "dice"] == 2

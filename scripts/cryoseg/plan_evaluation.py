@@ -1,6 +1,7 @@
 """What the rules of a stage's evaluation are given."""
 
 from cryoseg.evaluation_stages import CONFIGURATION, chooses_thresholds, evaluation_folder
+from cryoseg.folders import spelled
 from cryoseg.label_stages import sources
 from cryoseg.plan_checks import check_names, evaluation_demands, evaluation_section
 from cryoseg.plan_labels import one_or_by_label, particles_to_find
@@ -41,6 +42,10 @@ def evaluation(stages, name):
     positions = [] if wanted["positions"] is None else sources(wanted["positions"])
     return {
         "name": name,
+        # Of a folder that is compared with, the model is not known.
+        "models": [
+            model_file(stages.predict[each]) for each in which["stages"] if each in stages.predict
+        ],
         "paths": paths | records(name),
         "tables": {step: files[step] for step in TABLES},
         "aliases": awkward,
@@ -66,6 +71,11 @@ def evaluation(stages, name):
 def _particles(wanted):
     radius = {"match_radius_nm": one_or_by_label(wanted["match_radius_nm"])}
     return particles_to_find(wanted) | radius
+
+
+def model_file(stage):
+    """What inspect_model writes of a stage's model."""
+    return f"{spelled(stage['prediction_folder'])}/scores/model.json"
 
 
 def evaluation_files(stages, name):
