@@ -11,7 +11,7 @@ import torch
 
 from cryoseg.checkpoints import load_network
 from cryoseg.errors import InputError
-from cryoseg.estimate_table import estimate_lines, write_estimates
+from cryoseg.estimate_table import estimate_lines, walls_of, write_estimates
 from cryoseg.estimates import Machine, estimate_run
 from cryoseg.fine_tuning import starting_network
 from cryoseg.inference import plan_volume
@@ -38,9 +38,10 @@ def write_plan(steps, targets, table, *, cores=None, memory_mb=None, elsewhere=F
         math.inf if elsewhere or memory_mb is None else memory_mb,
     )
     estimates = estimate_run(steps, targets, Networks(), machine)
+    walls = walls_of(estimates, machine)
     with written_aside(table) as aside:
-        write_estimates(aside, estimates, machine)
-    say([*estimate_lines(estimates, machine), f"table: {table}"])
+        write_estimates(aside, estimates, walls)
+    say([*estimate_lines(estimates, walls), f"table: {table}"])
 
 
 class Networks:

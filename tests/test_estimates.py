@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
-from cryoseg.estimate_table import estimate_lines, write_estimates
+from cryoseg.estimate_table import (
+    NOTHING_MISSING,
+    estimate_lines,
+    walls_of,
+    write_estimates,
+)
 from cryoseg.estimates import (
     Estimate,
     Machine,
@@ -340,7 +345,8 @@ def test_what_only_the_overview_needs_is_told_apart(bench, tmp_path):
         machine,
     )
     assert [each.target for each in estimates] == ["all", "overview"]
-    write_estimates(tmp_path / "plan.tsv", estimates, machine)
+    walls = walls_of(estimates, machine)
+    write_estimates(tmp_path / "plan.tsv", estimates, walls)
     with open(tmp_path / "plan.tsv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     sums = [(row["target"], row["jobs"]) for row in rows if row["step"] == "(together)"]
@@ -348,14 +354,15 @@ def test_what_only_the_overview_needs_is_told_apart(bench, tmp_path):
     assert float(rows[-1]["wall_seconds_1"]) == pytest.approx(
         wall_of_run(estimates, machine, 1), abs=0.1
     )
-    shown = "\n".join(estimate_lines(estimates, machine))
+    shown = "\n".join(estimate_lines(estimates, walls))
     assert shown.index("together") < shown.index("raw_draw") < shown.index("with overview")
 
 
 def test_nothing_left_is_said(bench):
     step = bench.scale(0)
     bench.finish(step, 10)
-    assert estimate_lines([planned([step])], Machine(2))[0].startswith("nothing is missing")
+    done = [planned([step])]
+    assert estimate_lines(done, walls_of(done, Machine(2))) == [NOTHING_MISSING]
 
 
 def test_a_plan_is_near_what_the_run_then_takes(tmp_path):

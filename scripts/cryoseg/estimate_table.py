@@ -5,27 +5,45 @@ import csv
 from cryoseg.estimates import seconds_together, wall_of_run
 
 DEVICES = (1, 4, 16)
+TARGETS = ("all", "overview")
 TOGETHER = "(together)"
 NOTHING_MISSING = "nothing is missing; snakemake -n tells whether something has changed"
 
 
-def write_estimates(path, estimates, machine):
+def walls_of(estimates, machine):
+    """Seconds by the number of devices, a mapping, of each step by its name, and of each target.
+
+    A step's are those of its jobs alone, a target's those of a whole run. Found once, since
+    schedules of some ten thousand jobs take seconds.
+    """
+    steps = {
+        each.step: {n: seconds_together([each], machine, n) for n in DEVICES} for each in estimates
+    }
+    runs = {
+        target: {n: wall_of_run(_needed(estimates, target), machine, n) for n in DEVICES}
+        for target in TARGETS
+    }
+    return steps, runs
+
+
+def write_estimates(path, estimates, walls):
     """Write a table (tab-separated, with a heading): seconds, bytes, MB.
 
+    walls: as walls_of returns them
     Two rows named (together) follow those of the steps, of the whole run for the targets "all" and
     "overview", which includes the former.
     """
-    rows = [_as_row(each, machine) for each in estimates]
-    for target in ("all", "overview"):
-        rows.append(_row_of_sums(estimates, machine, target))
+    steps, runs = walls
+    rows = [_as_row(each, steps[each.step]) for each in estimates]
+    for target in TARGETS:
+        rows.append(_row_of_sums(_needed(estimates, target), target, runs[target]))
     with open(path, "w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, rows[0], delimiter="\t", lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
 
 
-def _as_row(each, machine):
-    walls = {n: seconds_together([each], machine, n) for n in DEVICES}
+def _as_row(each, walls):
     return {
         "step": each.step,
         "target": each.target,
@@ -47,9 +65,7 @@ def _needed(estimates, target):
     return [each for each in estimates if target in ("overview", each.target)]
 
 
-def _row_of_sums(estimates, machine, target):
-    needed = _needed(estimates, target)
-    walls = {n: wall_of_run(needed, machine, n) for n in DEVICES}
+def _row_of_sums(needed, target, walls):
     return {
         "step": TOGETHER,
         "target": target,
@@ -66,8 +82,12 @@ def _row_of_sums(estimates, machine, target):
     }
 
 
-def estimate_lines(estimates, machine):
-    """Lines for the terminal: a table of what is to be done, its sums, and what it goes by."""
+def estimate_lines(estimates, walls):
+    """Lines for the terminal: a table of what is to be done, its sums, and what it goes by.
+
+    walls: as walls_of returns them
+    """
+    steps, runs = walls
     waiting = [each for each in estimates if each.jobs]
     wanted = _needed(waiting, "all")
     done = [] if wanted else [NOTHING_MISSING]
@@ -76,12 +96,12 @@ def estimate_lines(estimates, machine):
     heading = ("step", "jobs", "on", "GPU-hours", *(f"wall, {n}" for n in DEVICES))
     rows = [(*heading, "disk", "memory")]
     for each in wanted:
-        rows.append(_line(each, machine))
+        rows.append(_line(each, steps[each.step]))
     if wanted:
-        rows.append(_sums("together", wanted, machine))
+        rows.append(_sums("together", wanted, runs["all"]))
     if more := [each for each in waiting if each.target != "all"]:
-        rows += [_line(each, machine) for each in more]
-        rows.append(_sums("with overview", waiting, machine))
+        rows += [_line(each, steps[each.step]) for each in more]
+        rows.append(_sums("with overview", waiting, runs["overview"]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -104,15 +124,15 @@ def estimate_lines(estimates, machine):
     ]
 
 
-def _line(each, machine):
-    walls = [_time(seconds_together([each], machine, n)) for n in DEVICES]
+def _line(each, walls):
+    walls = [_time(walls[n]) for n in DEVICES]
     on, hours = ("GPU", f"{each.gpu_hours:.2g}") if each.gpus else ("CPU", "-")
     size = _bytes(each.bytes_written), _bytes(each.memory_mb * 1e6)
     return (each.step + " *" * each.guess, str(each.jobs), on, hours, *walls, *size)
 
 
-def _sums(name, waiting, machine):
-    walls = [_time(wall_of_run(waiting, machine, n)) for n in DEVICES]
+def _sums(name, waiting, walls):
+    walls = [_time(walls[n]) for n in DEVICES]
     hours = f"{sum(each.gpu_hours for each in waiting):.2g}"
     disk = _bytes(sum(each.bytes_written for each in waiting))
     memory = _bytes(max(each.memory_mb for each in waiting) * 1e6)
