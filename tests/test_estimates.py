@@ -23,6 +23,7 @@ from cryoseg.estimates import (
     seconds_together,
     wall_of_run,
 )
+from cryoseg.paces import START_SECONDS as START
 from cryoseg.paces import fit
 from cryoseg.provenance import record_path
 from cryoseg.schedule import Job, wall_seconds
@@ -105,7 +106,9 @@ class Bench:
         found["scoring_operations_per_second"] = 1000
         (self.folder / "log" / "calibration.json").write_text(json.dumps(found))
         place.write_text(json.dumps({"inputs": [], "settings": step.settings}))
-        self.write_benchmark("benchmarks/semantic/calibrate_training.tsv", 31.6)
+        self.write_benchmark(
+            "benchmarks/semantic/calibrate_training.tsv", 30 + START["inspect_model"]
+        )
 
     def finish(self, step, seconds, **measured):
         (output,) = (path for paths in step.outputs.values() for path in paths)
@@ -255,7 +258,7 @@ def test_a_training_goes_by_its_epochs(bench):
     (bench.folder / "log" / "settings.yaml").write_text(yaml.safe_dump({"config": config}))
     (bench.folder / "log" / "metrics.csv").write_text("epoch,seconds\n1,50\n2,100\n")
     found = planned([step])
-    assert found.seconds == pytest.approx([6 + 8 * 50])
+    assert found.seconds == pytest.approx([START["train_model"] + 8 * 50])
     assert found.basis == "measured: 2 of at most 10 epochs"
     other = {"config": config | {"seed": 1}}
     (bench.folder / "log" / "settings.yaml").write_text(yaml.safe_dump(other))
@@ -271,7 +274,8 @@ def test_before_its_first_epoch_a_training_goes_by_its_steps(bench):
     bench.calibrate_training(step)
     found = planned([*cuts, step])
     assert not found.guess
-    assert found.seconds == pytest.approx([6 + 10 * (4 * 2 + 0.3) + 3 * 2 * 1])
+    steps, validations = 10 * (4 * 2 + 0.3), 3 * 2 * 1
+    assert found.seconds == pytest.approx([START["train_model"] + steps + validations])
     assert found.gpu_hours == pytest.approx(found.seconds[0] / 3600)
     found = planned([*cuts, bench.train(gpu_devices="0,1")])
     assert "at most 10 epochs of 2 steps" in found.basis
@@ -283,7 +287,7 @@ def test_a_network_that_will_be_trained_is_expected_to_score_as_fast_as_it_was_c
     score = bench.score(0)
     score.inputs["checkpoint"] = train.outputs["checkpoint"]
     found = planned([train, score])
-    assert found.seconds == pytest.approx([1.7 + 2 * VOXELS * 10 / 1000])
+    assert found.seconds == pytest.approx([START["score_voxels"] + 2 * VOXELS * 10 / 1000])
     assert found.basis == "measured by calibrate of its training on H200"
 
 

@@ -8,20 +8,20 @@ import numpy as np
 
 # Guesses, in seconds of one core of an Intel Xeon (Sapphire Rapids). START is what a job takes
 # before its first voxel, for interpreter, libraries and opening files: the processor time of
-# importing its script, and of jobs for 64 x 160 x 160 voxels on an idle machine. SECONDS for each
-# million voxels come from the processor time of the functions in scripts/ for simulated tomograms
-# of 64 x 160 x 160 and 100 x 256 x 256, those of labels and evaluations from the benchmarks in
-# tests/benchmarks/, with 200 x 512 x 512; files are included.
+# importing its script, jobs for 64 x 160 x 160 voxels on an idle machine, and what calibrate found
+# of networks there. SECONDS for each million voxels come from the processor time of the functions
+# in scripts/ for simulated tomograms of 64 x 160 x 160 and 100 x 256 x 256, those of labels and
+# evaluations from the benchmarks in tests/benchmarks/, with 200 x 512 x 512; files are included.
 START_SECONDS = {
     "simulate_tomogram": 0.5,
-    "label_voxels": 0.5,
-    "score_voxels": 1.7,
-    "inspect_model": 1.6,
-    "train_model": 6.0,
-    "draw_prediction": 1.2,
+    "label_voxels": 0.6,
+    "score_voxels": 4.0,
+    "inspect_model": 2.2,
+    "train_model": 8.0,
+    "draw_prediction": 1.6,
     "draw_training": 0.9,
-    "evaluate_labels": 0.9,
-    "summarise_evaluation": 0.8,
+    "evaluate_labels": 1.1,
+    "summarise_evaluation": 1.2,
     "try_sizes": 1.3,
     "choose_sizes": 1.4,
 }
