@@ -87,11 +87,12 @@ def _checking(stages, check, readers):
         for tomogram in names(name):
             read_by.setdefault(tomogram, set()).add(called)
         if section == "predict" and stages.predict[name]["evaluate"]:
+            evaluated = stages.names_to_evaluate(name)
             for called, (demand, place) in evaluation_demands(stages, name).items():
                 demands[called] = demand
                 if place:
                     companions[called] = place
-                for tomogram in stages.names_to_evaluate(name):
+                for tomogram in evaluated:
                     read_by.setdefault(tomogram, set()).add(called)
     findings = [f"checks/{check}/{tomogram}.json" for tomogram in sorted(read_by)]
     awkward = aliases({"findings": findings})
