@@ -16,7 +16,7 @@ setup: .venv/complete
 
 demo: setup
 	$(SNAKEMAKE) --configfile config/demo.yaml -- demo
-	@cut -f 1,2,4,8-12 demo/predictions/*/evaluation/demo_*_evaluation.tsv
+	@cut -f 1-3,5,9-13 demo/predictions/*/evaluation/demo_*_evaluation.tsv
 	@grep -hE 'measure|dice' demo/predictions/semantic/evaluation/summary.tsv
 	@echo "Look at:"; ls overview.html demo/predictions/*/pictures/*.png demo/models/*/pictures/*.png
 

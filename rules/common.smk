@@ -18,7 +18,10 @@ from snakemake.logging import logger
 from snakemake.report import html_reporter
 
 # Resources that a plan is made of; _cores are a job's threads.
-ASKED_FOR = ("_cores", "gpu", "mem_mb", "device", "memory_gb", "tile_size", "attempt")
+ASKED_FOR = (
+    *("_cores", "gpu", "mem_mb", "device", "memory_gb", "tile_size", "attempt"),
+    *("gpu_devices", "nodes"),
+)
 LIBRARY = str(Path(str(workflow.current_basedir.join("../scripts"))).resolve())
 if LIBRARY not in sys.path:
     # Appended: installed packages come first, as they do for Snakemake's scripts.
@@ -161,6 +164,12 @@ def limit_memory(workflow):
     here = workflow.is_main_process and workflow.resource_settings.nodes is None
     if here and "mem_mb" not in workflow.global_resources:
         workflow.register_resource("mem_mb", int(free_host_memory() / 1e6))
+
+
+def booked_together(workflow):
+    """MB that jobs may book together, or None where nothing limits it."""
+    limit = workflow.global_resources.get("mem_mb")
+    return None if limit is None else limit.value
 
 
 def show_large_figures():

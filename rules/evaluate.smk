@@ -1,9 +1,12 @@
 """One prediction stage against true labels, tomogram by tomogram and all together.
 
 In:  <predictions>/{tomogram}_preds.h5, <truth>/{tomogram}<truth_ending>,
+     <predictions>/scores/model.json, which tells what the model was trained on,
      <counted>/{tomogram}<counted_ending> if only voxels within masks count, files of positions,
-     <compared>/{tomogram}<compared_ending> where another model predicted the tomogram too
-Out: <evaluation>/{tomogram}_evaluation.tsv, <evaluation>/summary.tsv, <evaluation>/comparison.tsv,
+     <compared>/{tomogram}<compared_ending> where another model predicted the tomogram too,
+     <checks>/{tomogram}.json, which rules/check.smk writes, where there are files to be checked
+Out: <admitted>/{tomogram}.admitted, if these can be used,
+     <evaluation>/{tomogram}_evaluation.tsv, <evaluation>/summary.tsv, <evaluation>/comparison.tsv,
      the latter two as .html too,
      and where thresholds are chosen, <evaluation>/config_with_thresholds.yaml
 """
@@ -14,6 +17,8 @@ from cryoseg.job_resources import SLABWISE_MB, label_memory, slabwise_minutes, v
 
 MASK = {"mask": "<counted>/{tomogram}<counted_ending>"} if config["masked"] else {}
 POSITIONS = {"positions": config["positions"]} if config["positions"] else {}
+# Ancient: what is checked anew, and is what it was, is not evaluated anew.
+ADMITTED = {"admitted": ancient("<admitted>/{tomogram}.admitted")} if config["checked"] else {}
 
 voxels = partial(voxel_count, config["volume"])
 
@@ -41,12 +46,41 @@ COMPARISON = (
 )
 
 
+if config["checked"]:
+
+    rule admit_to_evaluate:
+        """Let a tomogram be evaluated, unless its check found an error in what that reads."""
+        input:
+            findings="<checks>/{tomogram}.json",
+        output:
+            admitted="<admitted>/{tomogram}.admitted",
+        log:
+            "<logs>/admit_to_evaluate/{tomogram}.log",
+        benchmark:
+            "<benchmarks>/admit_to_evaluate/{tomogram}.tsv"
+        wildcard_constraints:
+            tomogram="[^/]+",
+        group:
+            "cpu_check"
+        conda:
+            "../envs/cryoseg.yaml"
+        resources:
+            mem_mb=500,
+            runtime=10,
+        params:
+            settings=config["admit"],
+        script:
+            "../scripts/admit_tomogram.py"
+
+
 rule evaluate_labels:
     """Measure how the labels of a tomogram agree with the true ones, class by class."""
     input:
         **MASK,
         **POSITIONS,
         **COMPARED,
+        **ADMITTED,
+        models=config["models"],
         predicted="<predictions>/{tomogram}_preds.h5",
         truth="<truth>/{tomogram}<truth_ending>",
     output:
@@ -103,6 +137,7 @@ if config["chooses"]:
         """Count the voxels of each class of a tomogram at every threshold."""
         input:
             **MASK,
+            **ADMITTED,
             scores="<predictions>/scores/{tomogram}_scores.h5",
             truth="<truth>/{tomogram}<truth_ending>",
         output:
@@ -129,6 +164,7 @@ if config["chooses"]:
         """Choose the threshold of each class that gives the largest mean Dice."""
         input:
             tables=lambda wildcards: config["tables"]["thresholds"],
+            model=config["models"][0],
         output:
             chosen="<evaluation>/thresholds.tsv",
         log:
@@ -149,6 +185,7 @@ if config["chooses"]:
         """Count the voxels of each class that stay where small components are removed."""
         input:
             **MASK,
+            **ADMITTED,
             scores="<predictions>/scores/{tomogram}_scores.h5",
             truth="<truth>/{tomogram}<truth_ending>",
             thresholds="<evaluation>/thresholds.tsv",

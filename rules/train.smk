@@ -6,7 +6,8 @@ In:  <tomograms>/{tomogram}<extension>, <labels>/{tomogram}<label_ending>,
      <admitted>/{tomogram}.admitted, which rules/check.smk writes of a tomogram that can be used
 Out: <labels>/{tomogram}.mrc if labels are filtered, <distances>/{tomogram}_distances.h5,
      <patches>/{tomogram}_patches.h5, <models>/model_best.ckpt; for the overview
-     <training_pictures>/{curves,augmented_samples,split}.png
+     <training_pictures>/{curves,augmented_samples,split}.png; for plans
+     <training_logs>/calibration.json
 
 Trainings that want the very same patches share those of the first of them.
 
@@ -144,6 +145,30 @@ rule train_model:
         continue_training=lambda wildcards, output: config["continue_training"],
     script:
         "../scripts/train_model.py"
+
+
+rule calibrate_training:
+    """Measure how fast the network trains on made-up patches, for plans."""
+    input:
+        **PRETRAINED,
+    output:
+        calibration="<training_logs>/calibration.json",
+    log:
+        "<logs>/calibrate_training.log",
+    benchmark:
+        "<benchmarks>/calibrate_training.tsv"
+    conda:
+        "../envs/cryoseg.yaml"
+    threads: config["threads"]
+    resources:
+        gpu=int(config["speed"]["device"] != "cpu"),
+        device=config["speed"]["device"],
+        mem_mb=lambda wildcards, attempt: train_memory(config["job"], all_voxels, attempt),
+        runtime=10,
+    params:
+        settings=config["train"],
+    script:
+        "../scripts/calibrate_training.py"
 
 
 rule draw_training:

@@ -13,7 +13,7 @@ localrules:
 
 
 rule calibrate:
-    """Measure how fast each stage scores, in about a minute each, where its model is there."""
+    """Measure how fast each stage scores, where its model is there, and each training trains."""
     input:
         plan.calibrations(STAGES) if HERE else [],
 
@@ -26,9 +26,13 @@ rule plan:
         "../envs/cryoseg.yaml"
     params:
         steps=lambda wildcards: [
-            as_step(job, with_resources=True) for job in jobs_behind(workflow.dag, FILES["all"])
+            as_step(job, with_resources=True)
+            for job in jobs_behind(workflow.dag, [*FILES["all"], *FILES["overview"]])
         ],
+        # A function: names of files may have braces, which stand for wildcards elsewhere.
+        targets=lambda wildcards: FILES["all"],
         cores=workflow.resource_settings.cores,
+        memory_mb=booked_together(workflow),
         elsewhere=workflow.resource_settings.nodes is not None,
         table="plan.tsv",
     script:

@@ -1,4 +1,4 @@
-"""Admit a tomogram to predictions or trainings, unless its check found what stops it there.
+"""Admit a tomogram to what its check found nothing against: predictions, trainings, an evaluation.
 
 A step of its own, so that it fails for one tomogram alone, before any GPU is asked for.
 """
@@ -16,7 +16,7 @@ def admit_tomogram(findings, admitted, *, settings):
     """Write an empty file, or raise InputError with what is wrong.
 
     findings: what check_tomogram wrote
-    settings: {section: predict or train}
+    settings: {section: predict, train, or evaluate_ and the name of a stage}
     """
     content = json.loads(Path(findings).read_text(encoding="utf-8"))
     if settings["section"] in content["stopped"]:

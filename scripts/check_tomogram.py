@@ -17,7 +17,7 @@ def check_tomogram(tomogram, findings, companions=(), positions=(), *, settings)
     companions: masks and labels, in the order in which settings name their demands
     positions:  files of positions, in the order of settings
     settings:   {demands: see cryoseg.tomogram_checks, companions: names of demands,
-                positions: [{files: how many, settings}]}
+                positions: [{files: how many, settings, and of an evaluation, demand: its name}]}
     """
     files, wanted_by = iter(as_list(positions)), settings["companions"]
     check = tomogram_checks.check_tomogram(
@@ -26,7 +26,7 @@ def check_tomogram(tomogram, findings, companions=(), positions=(), *, settings)
         settings["demands"],
         dict(zip(wanted_by, as_list(companions), strict=True)),
         [
-            ([next(files) for _ in range(each["files"])], each["settings"])
+            ([next(files) for _ in range(each["files"])], each["settings"], each.get("demand"))
             for each in settings["positions"]
         ],
     )

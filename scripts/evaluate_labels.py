@@ -1,6 +1,8 @@
 """Compare what was predicted for a tomogram with its true labels."""
 
+import json
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -10,13 +12,17 @@ from cryoseg.evaluation import measure_classes, measure_objects, measures_of_not
 from cryoseg.joblog import log_to, logger
 from cryoseg.metrics import Compared
 from cryoseg.provenance import recorded
+from cryoseg.splits import part_of
+from cryoseg.steps import files_read
 from cryoseg.summaries import COLUMNS, OBJECTS
 from cryoseg.tables import write_table
 from cryoseg.true_labels import open_any_labels
 from cryoseg.volumes import as_list, is_known_size, open_label_volume, open_mask
 
 
-def evaluate_labels(predicted, truth, table, mask=None, positions=(), compared=(), *, settings):
+def evaluate_labels(
+    predicted, truth, table, mask=None, positions=(), compared=(), models=(), *, settings
+):
     """Write a table (TSV) of measures, a row for each class, the same of each file; see README.
 
     predicted: labels to evaluate, HDF5 or MRC
@@ -24,6 +30,7 @@ def evaluate_labels(predicted, truth, table, mask=None, positions=(), compared=(
     mask:      file with the mask outside which nothing counts, if any
     positions: files of true positions of particles, if any
     compared:  a list of at most one other file of predicted labels, which gets rows of its own
+    models:    what inspect_model wrote of the models of the stages; none where they are unknown
     settings:  {tolerance_nm, class_names, stages: names of what is evaluated and compared,
                particles: what measure_objects wants, or None}
     """
@@ -32,12 +39,17 @@ def evaluate_labels(predicted, truth, table, mask=None, positions=(), compared=(
     measured = [
         _evaluate(name, found, truth, mask, as_list(positions), settings) for found in files
     ]
+    # An earlier version wrote no split.
+    splits = [json.loads(Path(model).read_text()).get("split", {}) for model in as_list(models)]
+    parts = [part_of(split, name) for split in splits]
     last = max(len(own) for own, _ in measured)
     rows = []
-    for stage, (own, voxel_size) in zip(settings["stages"], measured, strict=False):
+    for stage, (own, voxel_size), part in zip_longest(
+        settings["stages"][: len(measured)], measured, parts[: len(measured)], fillvalue="-"
+    ):
         others = range(len(own) + 1, last + 1)
         own = own + measures_of_nothing(others, voxel_size, settings["class_names"])
-        rows += [{"tomogram": name, "stage": stage} | row for row in own]
+        rows += [{"tomogram": name, "stage": stage, "split": part} | row for row in own]
     found = pd.DataFrame(rows, columns=COLUMNS)
     write_table(table, found.astype(dict.fromkeys(OBJECTS, "Int64")))
     for row in rows:
@@ -78,4 +90,4 @@ def _evaluate(name, found, truth, mask, positions, settings):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]), recorded(snakemake):
-        evaluate_labels(**snakemake.input, **snakemake.output, **snakemake.params)
+        evaluate_labels(**files_read(snakemake.input), **snakemake.output, **snakemake.params)

@@ -10,6 +10,7 @@ from cryoseg.errors import InputError
 from cryoseg.joblog import log_to
 from cryoseg.postprocessing import size_per_label, threshold_per_label
 from cryoseg.provenance import recorded
+from cryoseg.splits import split_behind
 from cryoseg.tiling import measure_halo
 from cryoseg.volumes import written_aside
 
@@ -80,6 +81,8 @@ def inspect_model(
         "stride": sizes.stride,
         "halo": measure_halo(sizes),
         "sha256": checkpoint_sha256(checkpoint),
+        # Of evaluations, to tell on which tomograms the model was trained.
+        "split": split_behind(checkpoint),
     }
     log.info(
         "%s: %d out_channels, %s blocks, halo %s", checkpoint, sizes.out_channels,

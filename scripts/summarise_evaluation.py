@@ -1,8 +1,9 @@
 """Sum up the evaluations of all tomograms of a stage, and compare it with another one."""
 
+from cryoseg.folders import some
 from cryoseg.joblog import log_to, logger
 from cryoseg.provenance import recorded
-from cryoseg.summaries import compare, summarise
+from cryoseg.summaries import compare, summarise, trained_on
 from cryoseg.tables import read_tables, write_page, write_table
 from cryoseg.volumes import as_list
 
@@ -18,6 +19,8 @@ def summarise_evaluation(
     """
     table = read_tables(as_list(tables))
     stage, *other = settings["stages"]
+    for each, rows in table.groupby("stage"):
+        warn_of_training(each, rows)
     found = summarise(table[table["stage"] == stage])
     write_table(summary, found)
     write_page(summary_page, f"Evaluation of {stage}", found)
@@ -31,6 +34,16 @@ def summarise_evaluation(
         pairs = pairs.assign(**names)[[*names, *pairs.columns]]
         write_table(comparison, pairs)
         write_page(comparison_page, f"{stage} compared with {other[0]}", pairs)
+
+
+def warn_of_training(stage, table):
+    """Warn where means are over tomograms that the model was trained on."""
+    if seen := trained_on(table):
+        logger.warning(
+            "%s: its model was trained on %d of the %d tomograms that its means are over (%s), "
+            "where it is surer than elsewhere; lay true labels of others alone into labels_folder",
+            stage, len(seen), table["tomogram"].nunique(), some(seen),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

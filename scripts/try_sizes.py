@@ -8,6 +8,7 @@ from cryoseg.joblog import log_to
 from cryoseg.postprocessing import size_per_label, threshold_scores
 from cryoseg.provenance import recorded
 from cryoseg.scores import open_scores
+from cryoseg.steps import files_read
 from cryoseg.tables import read_table, write_table
 from cryoseg.threshold_choice import chosen_values, count_at_sizes
 from cryoseg.true_labels import open_true_labels
@@ -34,4 +35,4 @@ def try_sizes(scores, truth, thresholds, table, mask=None, *, settings):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]), recorded(snakemake):
-        try_sizes(**snakemake.input, **snakemake.output, **snakemake.params)
+        try_sizes(**files_read(snakemake.input), **snakemake.output, **snakemake.params)

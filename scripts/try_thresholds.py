@@ -6,6 +6,7 @@ from cryoseg.joblog import log_to
 from cryoseg.postprocessing import threshold_per_label
 from cryoseg.provenance import recorded
 from cryoseg.scores import open_scores
+from cryoseg.steps import files_read
 from cryoseg.tables import write_table
 from cryoseg.threshold_choice import count_at_thresholds
 from cryoseg.true_labels import open_true_labels
@@ -30,4 +31,4 @@ def try_thresholds(scores, truth, table, mask=None, *, settings):
 
 if __name__ == "__main__":
     with log_to(snakemake.log[0]), recorded(snakemake):
-        try_thresholds(**snakemake.input, **snakemake.output, **snakemake.params)
+        try_thresholds(**files_read(snakemake.input), **snakemake.output, **snakemake.params)

@@ -256,14 +256,18 @@ CSV = {
 }
 
 
-def checked(folder, demands=None, **files):
-    """Content of what check_tomogram writes of the tomogram TS_1 in a folder."""
+def checked(folder, demands=None, looked_for_by=None, **files):
+    """Content of what check_tomogram writes of the tomogram TS_1 in a folder.
+
+    looked_for_by: name of the demand that the positions are of, if that is an evaluation's
+    """
     demands = demands or {"predict_one": PREDICT}
     positions = files.pop("positions", [])
+    own = {"demand": looked_for_by} if looked_for_by else {}
     settings = {
         "demands": demands,
         "companions": list(files),
-        "positions": [{"files": 1, "settings": POSITIONS} for _ in positions],
+        "positions": [{"files": 1, "settings": POSITIONS} | own for _ in positions],
     }
     check_tomogram(
         folder / "TS_1.mrc", folder / "TS_1.json", list(files.values()), positions,
@@ -324,6 +328,57 @@ def test_odd_masks_are_named(case, tmp_path):
     write(tmp_path / "TS_1.mrc")
     make(tmp_path / "TS_1_preds.h5")
     assert_found(checked(tmp_path, predict_one=tmp_path / "TS_1_preds.h5"), level, sentence)
+
+
+EVALUATE = {"section": "evaluate_one", "classes": 3}
+TRUTHS = {
+    "as they should be": (lambda v: v, 10, "", None),
+    "another shape": (lambda v: v[:8], 10, E, "true labels .* are 8 x 16 x 20, tomogram is 12 x"),
+    "another voxel size": (lambda v: v, 20, W, "true labels .* 20 x 20 x 20 Angstrom"),
+    "another class": (lambda v: np.where(v == 2, 4, v), 10, W, "label 4, and the model knows 0 to"),
+    "fractions": (lambda v: v / 2, 10, E, "whole numbers"),
+    "more than bytes": (lambda v: v * 200, 10, E, "voxels have label 400; true labels must be 0"),
+    "empty": (lambda v: v * 0, 10, W, "no voxel has a label of 1 or more"),
+}
+
+
+@pytest.mark.parametrize("case", TRUTHS)
+def test_odd_true_labels_are_named_and_stop_the_evaluation_only(case, tmp_path):
+    change, voxel_size, level, sentence = TRUTHS[case]
+    write(tmp_path / "TS_1.mrc")
+    true = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE) % 3
+    write(tmp_path / "labels.mrc", change(true).astype(np.float32), voxel_size)
+    demands = {"predict_one": PREDICT, "evaluate_one": EVALUATE}
+    content = checked(tmp_path, demands, evaluate_one=tmp_path / "labels.mrc")
+    if sentence is None:
+        assert content["findings"] == []
+    else:
+        assert_found(content, level, sentence)
+    assert content["stopped"] == (["evaluate_one"] if level == E else [])
+
+
+def test_an_evaluation_needs_its_labels_its_mask_and_its_positions(tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    true = np.ones(SHAPE, np.float32)
+    write(tmp_path / "labels.mrc", true)
+    write(tmp_path / "mask.mrc", true * 0)
+    (tmp_path / "p.csv").write_text("tomo,z,y,x\nTS_1,90,90,90\n")
+    demands = {
+        "predict_one": PREDICT,
+        "evaluate_one": EVALUATE,
+        "evaluate_one_within": {"section": "evaluate_one"},
+        "evaluate_one_positions": {"section": "evaluate_one"},
+    }
+    files = {"evaluate_one": "labels.mrc", "evaluate_one_within": "mask.mrc"}
+    files = {name: tmp_path / file for name, file in files.items()}
+    content = checked(
+        tmp_path, demands, "evaluate_one_positions", positions=[tmp_path / "p.csv"], **files
+    )
+    warned = [text for level, text in findings(content) if level == W]
+    assert any("no voxel is inside the mask; nothing will be evaluated" in text for text in warned)
+    assert_found(content, E, "1 of 1 positions in .*p.csv lie outside")
+    assert content["stopped"] == ["evaluate_one"]
+    assert content["values"]["mask_shape_evaluate_one_within"] == "12 x 16 x 20"
 
 
 @pytest.mark.parametrize("wrong", [0, -10, np.nan])

@@ -1,5 +1,6 @@
 """Predictions against true labels: measures that others agree with, intervals that cover."""
 
+import json
 import logging
 
 import h5py
@@ -350,6 +351,23 @@ def test_without_a_voxel_size_lengths_are_left_out_with_a_warning(wrong, files, 
     assert table["dice"].notna().all()
 
 
+def write_models(folder, *splits):
+    for number, split in enumerate(splits):
+        (folder / f"{number}.json").write_text(json.dumps({"split": split}))
+    return [folder / f"{number}.json" for number in range(len(splits))]
+
+
+def test_each_row_tells_whether_its_model_was_trained_on_the_tomogram(files):
+    settings, compared = SETTINGS | {"stages": ["a", "b"]}, [files / "other.h5"]
+    models = write_models(files, {"train": ["TS_1"], "validation": []}, {"validation": ["TS_1"]})
+    table = evaluated(files, settings, compared=compared, models=models)
+    assert table["split"].tolist() == ["train", "train", "validation", "validation"]
+    table = evaluated(files, settings, models=models)
+    assert table["split"].tolist() == ["train", "train"]
+    table = evaluated(files, settings, compared=compared, models=write_models(files, {}))
+    assert set(table["split"]) == {"-"}
+
+
 # Over tomograms
 
 
@@ -367,6 +385,20 @@ def tables(stage, dice):
 
 def row_of(table, label, measure="dice"):
     return table[(table["label"] == label) & (table["measure"] == measure)].iloc[0]
+
+
+def test_means_over_tomograms_that_the_model_was_trained_on_are_warned_of(tmp_path, caplog):
+    table = tables("a", {"1": [0.5, 0.7, 0.9], "2": [np.nan, 0.7, 0.9]})
+    table["split"] = table["tomogram"].map({"TS_0": "train", "TS_1": "-", "TS_2": "validation"})
+    found = summarise(table)
+    assert [row_of(found, label)["trained_on"] for label in ("1", "2", "mean")] == [1, 0, 1]
+    table.to_csv(tmp_path / "a.tsv", sep="\t", index=False)
+    written = [tmp_path / "summary.tsv", tmp_path / "summary.html"]
+    with caplog.at_level(logging.WARNING, "cryoseg"):
+        summarise_evaluation([tmp_path / "a.tsv"], *written, settings={"stages": ["a"]})
+    assert "a: its model was trained on 1 of the 3 tomograms that its means are over (TS_0)" in (
+        caplog.text
+    )
 
 
 def test_a_tomogram_without_a_class_counts_in_no_mean_of_it():

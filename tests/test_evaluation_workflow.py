@@ -76,6 +76,7 @@ def test_tomograms_with_labels_are_evaluated_and_summed_up(finished):
         dice = 2 * np.count_nonzero(here & there) / (here.sum() + there.sum())
         assert of_stage["dice"][str(label)] == pytest.approx(dice, abs=1e-5)
     assert of_stage["class"]["1"] == "membrane"
+    assert set(of_stage["split"]) == {"-"}
     assert of_stage["true_objects"]["2"] == 1
     summary = read_table(folder / "summary.tsv").set_index(["label", "measure"])
     assert summary["tomograms"]["1", "dice"] == 2
@@ -99,6 +100,18 @@ def test_another_tolerance_evaluates_again_and_predicts_nothing(lab):
         ("semantic_summarise_evaluation", None),
         ("evaluate", None),
     }
+
+
+def test_wrong_true_labels_stop_the_evaluation_of_their_tomogram_alone(lab):
+    """And neither its prediction nor that of another."""
+    write_mrc(lab.folder / "labels" / "TS_1.mrc", true_labels(0)[:5], voxel_size=10.0)
+    shown = lab.run("check")
+    assert "true labels labels/TS_1.mrc are 5 x" in shown
+    shown = lab.run("evaluate", "predict", fails=True)
+    _, summary = shown.split("1 job failed:")
+    assert "semantic_admit_to_evaluate TS_1: " in summary
+    assert "true labels labels/TS_1.mrc are 5 x" in summary
+    assert planned(lab) == set()
 
 
 def planned(lab):

@@ -1,5 +1,7 @@
 """Nothing that is trained on is validated on."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from cryoseg.errors import InputError
 from cryoseg.patches import patch_corners
-from cryoseg.splits import split_corners, split_tomograms
+from cryoseg.splits import part_of, split_behind, split_corners, split_tomograms
 
 # Names that begin alike, as tomograms of one session do.
 NAMES = st.lists(st.text("TS_1.0", min_size=1, max_size=6), min_size=1, max_size=30, unique=True)
@@ -100,3 +102,32 @@ def test_nothing_is_held_back_where_nothing_is_asked():
     corners = patch_corners("t", (32, 32, 64), (32, 32, 32), 0.5)
     train, val = split_corners(corners, (32, 32, 32), (32, 32, 64), 0)
     assert (len(train), len(val)) == (3, 0)
+
+
+def finished_training(folder):
+    """What a training leaves of its newest model, and of one before it."""
+    (folder / "model").mkdir(parents=True)
+    newest = folder / "model" / "model_best.ckpt"
+    newest.write_bytes(b"new")
+    (folder / "model" / "model_best-20260101-000000-abc.ckpt").write_bytes(b"new")
+    (folder / "model" / "model_best-20250101-000000-def.ckpt").write_bytes(b"old")
+    split = {"train": {"TS_2": [0, 1], "TS_1": [0]}, "validation": {"TS_3": [0], "TS_1": [5]}}
+    (folder / "split.json").write_text(json.dumps(split))
+    return newest
+
+
+def test_a_model_tells_which_tomograms_it_was_trained_on(tmp_path):
+    newest = finished_training(tmp_path / "log")
+    split = split_behind(newest)
+    assert split == {"train": ["TS_1", "TS_2"], "validation": ["TS_1", "TS_3"]}
+    parts = [part_of(split, name) for name in ("TS_1", "TS_2", "TS_3", "TS_4")]
+    assert parts == ["train", "train", "validation", "-"]
+    assert split_behind(newest.with_name("model_best-20260101-000000-abc.ckpt")) == split
+
+
+def test_of_another_model_nobody_knows_what_it_was_trained_on(tmp_path):
+    newest = finished_training(tmp_path / "log")
+    assert split_behind(newest.with_name("model_best-20250101-000000-def.ckpt")) == {}
+    (tmp_path / "model.ckpt").write_bytes(b"new")
+    assert split_behind(tmp_path / "model.ckpt") == {}
+    assert part_of({}, "TS_1") == "-"

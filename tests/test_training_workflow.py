@@ -1,5 +1,7 @@
 """Snakemake trains what must be trained and no more; it is run as people run it."""
 
+import csv
+import json
 import os
 import re
 import shutil
@@ -140,6 +142,22 @@ def test_a_plan_for_an_empty_disk_shows_every_step_and_predicts_after_training(e
     assert empty.plan() == ALL_STEPS
     assert re.search(rf"rule {INSPECT[0]}:\n    input: {MODEL}\n", shown)
     assert empty.plan("train") == ALL_STEPS - ON_MODEL - ADMIT
+
+
+def test_a_calibration_tells_a_plan_how_long_training_and_scoring_will_take(empty):
+    empty.run("calibrate")
+    found = json.loads((empty.folder / "runs" / "semantic" / "calibration.json").read_text())
+    assert 0 < found["validation_seconds"] < 10
+    assert 0 < found["step_seconds"] < 10
+    assert found["scoring_operations_per_second"] > 0
+    empty.run("plan")
+    with open(empty.folder / "plan.tsv", encoding="utf-8") as file:
+        rows = {row["step"]: row for row in csv.DictReader(file, delimiter="\t")}
+    training, scores = rows["semantic_train_model"], rows["semantic_score_voxels"]
+    assert (training["guess"], scores["guess"]) == ("no", "no")
+    # Twelve patches of each of two tomograms, in batches of eight.
+    assert training["basis"].startswith("measured by calibrate on cpu; at most 1 epochs of 3 steps")
+    assert scores["basis"] == "measured by calibrate of its training on cpu"
 
 
 def test_all_mistakes_of_a_training_are_listed_without_a_traceback(empty):

@@ -8,7 +8,9 @@ from cryoseg.metrics import ratio
 from cryoseg.postprocessing import CONNECTIVITY
 from cryoseg.volumes import slabs
 
-# What CZII weighs recall by: https://www.kaggle.com/competitions/czii-cryo-et-object-identification
+# By this the CZII challenge weighs recall against precision, for each type of particle; its final
+# score weighs the types too, which is not done here:
+# https://www.kaggle.com/competitions/czii-cryo-et-object-identification
 BETA = 4
 
 
@@ -99,7 +101,8 @@ def object_measures(true, found, matched):
 
     true: positions; found: objects; matched: pairs of both
     F-beta is (1 + beta^2) matched / (beta^2 true + found): precision and recall, recall counting
-    beta times as much (C. J. van Rijsbergen, Information Retrieval, 1979).
+    beta times as much (C. J. van Rijsbergen, Information Retrieval, 1979). F4 has beta 4; of the
+    numbers of all tomograms together it is the CZII challenge's score of a type of particle.
     """
     return {
         "object_recall": ratio(matched, true),

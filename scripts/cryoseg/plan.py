@@ -23,6 +23,7 @@ from cryoseg.plan_labels import labelling
 from cryoseg.plan_parts import INTENSITY_KEYS, aliases, records, volume, with_aliases
 from cryoseg.plan_report import drawing, figures_in_report, overview, overview_files
 from cryoseg.plan_training import training
+from cryoseg.training_stages import training_folders
 
 __all__ = [
     "aliases",
@@ -182,12 +183,21 @@ def targets(stages):
 
 
 def calibrations(stages):
-    """Measurements of the stages whose model is there, and need not be trained before."""
+    """Measurements of the stages whose model is there, and of trainings that can begin."""
     return [
         f"{spelled(stage['prediction_folder'])}/scores/calibration.json"
-        for name, stage in stages.predict.items()
+        for stage in stages.predict.values()
         if os.path.exists(stages.checkpoint(stage["trained_model"]))
+    ] + [
+        f"{training_folders(entry)['logs']}/calibration.json"
+        for name, entry in stages.train.items()
+        if not os.path.exists(stages.best_model(name)) and _can_begin(stages, entry)
     ]
+
+
+def _can_begin(stages, entry):
+    pretrained = entry["pretrained_model"]
+    return pretrained is None or os.path.exists(stages.checkpoint(pretrained))
 
 
 def all_outputs(stages, files):

@@ -10,7 +10,8 @@ from collections import Counter
 from hashlib import sha256
 
 from cryoseg.folders import identity, spelled
-from cryoseg.plan_labels import POSITION_KEYS, labelling
+from cryoseg.label_stages import sources
+from cryoseg.plan_labels import POSITION_KEYS, labelling, particles_to_find
 from cryoseg.plan_parts import aliases, records, volume, with_aliases
 from cryoseg.volume_folders import Tomograms
 
@@ -85,6 +86,14 @@ def _checking(stages, check, readers):
         names = stages.names_to_train if section == "train" else stages.names_to_predict
         for tomogram in names(name):
             read_by.setdefault(tomogram, set()).add(called)
+        if section == "predict" and stages.predict[name]["evaluate"]:
+            evaluated = stages.names_to_evaluate(name)
+            for called, (demand, place) in evaluation_demands(stages, name).items():
+                demands[called] = demand
+                if place:
+                    companions[called] = place
+                for tomogram in evaluated:
+                    read_by.setdefault(tomogram, set()).add(called)
     findings = [f"checks/{check}/{tomogram}.json" for tomogram in sorted(read_by)]
     awkward = aliases({"findings": findings})
     paths = {
@@ -101,15 +110,17 @@ def _checking(stages, check, readers):
         "read_by": {tomogram: sorted(wanted) for tomogram, wanted in read_by.items()},
         "demands": demands,
         "companions": companions,
-        "positions": _positions(stages, tomograms),
+        "positions": [
+            *_positions(stages, tomograms),
+            *(each for _, name in readers for each in _true_positions(stages, name, demands)),
+        ],
         "findings": with_aliases({"findings": findings}, awkward)["findings"],
         "aliases": awkward,
         "folders": {
             "names": tomograms.names,
             "tomograms": None if tomograms.writer else [tomograms.folder, tomograms.extension],
             "companions": [
-                [*place, "masks" if demands[called]["section"] == "predict" else "labels"]
-                for called, place in companions.items()
+                [*place, _beside(demands[called])] for called, place in companions.items()
             ],
         },
         "volume": volume(tomograms),
@@ -129,6 +140,59 @@ def _demand(stages, section, name):
         "filtered": bool(entry["labels_folder_for_filtering"]),
         "selected_labels": entry["selected_labels"],
         "relabel": entry["relabel"],
+    }
+
+
+def _beside(demand):
+    """What the files are that an entry wants beside its tomograms."""
+    return "labels" if demand["section"] == "train" or "classes" in demand else "masks"
+
+
+def evaluation_section(name):
+    """What the evaluation of a stage is called where a check says what it stops."""
+    return f"evaluate_{name}"
+
+
+def evaluation_demands(stages, name):
+    """{what it is called: (demand, (folder, ending) or None)} of a stage's evaluation.
+
+    Of what no step writes: its true labels, its masks, its positions.
+    """
+    stage, section = stages.predict[name], evaluation_section(name)
+    demands = {}
+    truth, masks = stages.true_labels(name), stages.evaluation_masks(name)
+    if not stages.writer_of(truth[0]):
+        demand = {"classes": _classes_predicted(stages, stage)}
+        demands[section] = (demand, truth)
+    if masks and not stages.writer_of(masks[0]):
+        demands[f"{section}_within"] = ({}, masks)
+    if stage["evaluate"]["positions"] is not None:
+        demands[f"{section}_positions"] = ({}, None)
+    return {
+        called: (demand | {"section": section}, place)
+        for called, (demand, place) in demands.items()
+    }
+
+
+def _classes_predicted(stages, stage):
+    """How many classes a stage's model has, background included; None where only it can tell."""
+    trainer = stages.trainer_of(stage["trained_model"])
+    network = stages.train[trainer] if trainer else stage
+    channels = network["parameters"]["network"]["out_channels"]
+    return None if channels is None else max(2, channels)
+
+
+def _true_positions(stages, name, demands):
+    """As _positions, of the evaluation of a stage; ``demand`` is what its findings belong to."""
+    called = f"{evaluation_section(name)}_positions"
+    if called not in demands:
+        return
+    wanted = stages.predict[name]["evaluate"]
+    yield {
+        "names": dict.fromkeys(stages.names_to_evaluate(name)),
+        "files": list(sources(wanted["positions"]).values()),
+        "settings": particles_to_find(wanted),
+        "demand": called,
     }
 
 
@@ -195,7 +259,8 @@ def checked_for(given, tomogram):
         "demands": {each: given["demands"][each] for each in wanted},
         "companions": [each for each in wanted if each in given["companions"]],
         "positions": [
-            {"files": len(each["files"]), "settings": each["settings"]}
+            {"files": len(each["files"])}
+            | {key: value for key, value in each.items() if key not in ("names", "files")}
             for each in given["positions"]
             if tomogram in each["names"]
         ],

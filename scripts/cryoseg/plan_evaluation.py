@@ -1,8 +1,10 @@
 """What the rules of a stage's evaluation are given."""
 
 from cryoseg.evaluation_stages import CONFIGURATION, chooses_thresholds, evaluation_folder
-from cryoseg.label_stages import TOMOGRAM, sources
-from cryoseg.plan_labels import classes_of, labels_of_files, one_or_by_label
+from cryoseg.folders import spelled
+from cryoseg.label_stages import sources
+from cryoseg.plan_checks import check_names, evaluation_demands, evaluation_section
+from cryoseg.plan_labels import one_or_by_label, particles_to_find
 from cryoseg.plan_parts import aliases, records, volume, with_aliases
 
 # Of each tomogram a table NAME_evaluation.tsv and so on.
@@ -22,6 +24,10 @@ def evaluation(stages, name):
     }
     if masks := stages.evaluation_masks(name):
         paths |= {"counted": masks[0], "counted_ending": masks[1]}
+    checked = bool(evaluation_demands(stages, name))
+    if checked:
+        check, section = check_names(stages)["predict", name], evaluation_section(name)
+        paths |= {"checks": f"checks/{check}", "admitted": f"checks/{check}/{section}"}
     names, compared = stages.names_to_evaluate(name), stages.compared_predictions(name)
     files = {
         **{step: [f"{paths['evaluation']}/{each}_{step}.tsv" for each in names] for step in TABLES},
@@ -36,16 +42,22 @@ def evaluation(stages, name):
     positions = [] if wanted["positions"] is None else sources(wanted["positions"])
     return {
         "name": name,
+        # Of a folder that is compared with, the model is not known.
+        "models": [
+            model_file(stages.predict[each]) for each in which["stages"] if each in stages.predict
+        ],
         "paths": paths | records(name),
         "tables": {step: files[step] for step in TABLES},
         "aliases": awkward,
         "masked": masks is not None,
+        "checked": checked,
+        "admit": {"section": evaluation_section(name)},
         "compared": dict(zip(compared[2], files["compared"], strict=True)) if compared else {},
         "positions": list(positions.values()) if positions else [],
         "evaluate": labels
         | which
         | {"tolerance_nm": wanted["tolerance_nm"]}
-        | {"particles": _particles(wanted, positions) if positions else None},
+        | {"particles": _particles(wanted) if positions else None},
         "summarise": which,
         "chooses": chooses_thresholds(stage),
         "try_thresholds": {"threshold": network["threshold"]},
@@ -56,15 +68,14 @@ def evaluation(stages, name):
     }
 
 
-def _particles(wanted, positions):
-    keys = ("coordinate_voxel_size", "name_suffix")
-    return {key: wanted[key] for key in keys} | {
-        "labels_of_files": labels_of_files(positions),
-        "per_tomogram": any(TOMOGRAM in path for path in positions.values()),
-        "labels": classes_of(wanted["labels"]),
-        "allow_empty": True,  # a tomogram without particles is a tomogram to find none in
-        "match_radius_nm": one_or_by_label(wanted["match_radius_nm"]),
-    }
+def _particles(wanted):
+    radius = {"match_radius_nm": one_or_by_label(wanted["match_radius_nm"])}
+    return particles_to_find(wanted) | radius
+
+
+def model_file(stage):
+    """What inspect_model writes of a stage's model."""
+    return f"{spelled(stage['prediction_folder'])}/scores/model.json"
 
 
 def evaluation_files(stages, name):

@@ -70,3 +70,15 @@ def classes_of(labels):
     if not isinstance(labels, dict):
         return labels
     return {name: labels[name] for name in sorted(labels)}
+
+
+def particles_to_find(wanted):
+    """How the particles of an evaluate block are read, as label_making.particles_in wants it."""
+    positions = sources(wanted["positions"])
+    keys = ("coordinate_voxel_size", "name_suffix")
+    return {key: wanted[key] for key in keys} | {
+        "labels_of_files": labels_of_files(positions),
+        "per_tomogram": any(TOMOGRAM in path for path in positions.values()),
+        "labels": classes_of(wanted["labels"]),
+        "allow_empty": True,  # a tomogram without particles is a tomogram to find none in
+    }

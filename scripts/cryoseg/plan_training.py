@@ -41,6 +41,7 @@ def training(stages, name):
         "patches": folders["patches"],
         "models": f"{folders['logs']}/model",
         "admitted": admissions(stages, "train", name),
+        "training_logs": folders["logs"],
         "training_pictures": f"{folders['logs']}/pictures",
     }
     if filtered:

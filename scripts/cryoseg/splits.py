@@ -1,6 +1,8 @@
 """Which tomograms a network is trained on, and which, held back, it is validated on."""
 
 import hashlib
+import json
+from pathlib import Path
 
 import numpy as np
 
@@ -8,6 +10,7 @@ from cryoseg.errors import InputError
 from cryoseg.joblog import logger
 from cryoseg.patches import text_of
 
+NEWEST_MODEL = "model_best.ckpt"
 # Share of the training patches that a gap beside the validation patches may cost.
 LARGEST_LOSS = 0.5
 
@@ -46,6 +49,35 @@ def _held_back(names, ratio, seed):
     ranked = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     wanted = max(1, round(ratio * len(names))) if ratio > 0 else 0
     return ranked[: min(wanted, max(0, len(names) - 1))]
+
+
+def split_behind(checkpoint):
+    """Which tomograms a model was trained and validated on: {"train": names, "validation": names}.
+
+    Told by split.json, which a training writes beside the folder of its models, where the
+    checkpoint is that training's newest model, under either of its names; else {}.
+    """
+    checkpoint = Path(checkpoint)
+    told, newest = checkpoint.parent.parent / "split.json", checkpoint.parent / NEWEST_MODEL
+    if not told.exists() or not newest.exists():
+        return {}
+    if checkpoint.name != NEWEST_MODEL and _content(checkpoint) != _content(newest):
+        return {}
+    split = json.loads(told.read_text(encoding="utf-8"))
+    return {part: sorted(split[part]) for part in ("train", "validation")}
+
+
+def _content(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def part_of(split, name):
+    """What a tomogram was to a model: "train", "validation", or "-" for neither or unknown.
+
+    split: as split_behind returns it. A tomogram that was divided by region was trained on.
+    """
+    return next((part for part in ("train", "validation") if name in split.get(part, ())), "-")
 
 
 def split_corners(corners, patch_size, shape, validation_ratio):

@@ -22,7 +22,7 @@ OBJECT_MEASURES = ("object_recall", "object_precision", "object_f1", "object_f4"
 SCORES = (*VOXEL_MEASURES, "surface_dice", *OBJECT_MEASURES)
 MEASURES = (*SCORES[:5], *VOLUMES, *OBJECT_MEASURES)
 COLUMNS = (
-    *("tomogram", "stage", "label", "class", *VOXELS, *SCORES[:5]),
+    *("tomogram", "stage", "split", "label", "class", *VOXELS, *SCORES[:5]),
     *(*VOLUMES, *OBJECTS, *OBJECT_MEASURES),
 )
 ALL_CLASSES = {"label": "mean", "class": "mean of classes"}
@@ -79,10 +79,12 @@ def summarise(table):
     """Sum up the evaluations of one stage: a row for each class and measure.
 
     table: DataFrame with COLUMNS
-    Returns a DataFrame: label, class, measure, tomograms, mean, low, high, pooled. A tomogram
-    counts where the measure is of something: not where the class is in neither volume. low and
-    high bound the mean (mean_interval); pooled is the measure of the sums over all tomograms.
+    Returns a DataFrame: label, class, measure, tomograms, trained_on (how many of these the model
+    was trained on), mean, low, high, pooled. A tomogram counts where the measure is of something:
+    not where the class is in neither volume. low and high bound the mean (mean_interval); pooled is
+    the measure of the sums over all tomograms.
     """
+    seen = trained_on(table)
     rows = []
     for key, measured in _by_class(with_mean_of_classes(table)):
         pooled = _pooled(measured)
@@ -92,9 +94,15 @@ def summarise(table):
                 low, high = mean_interval(values)
                 mean = {"mean": values.mean(), "low": low, "high": high}
                 about = key | {"measure": measure, "tomograms": len(values)}
+                about["trained_on"] = int(measured.loc[values.index, "tomogram"].isin(seen).sum())
                 rows.append(about | mean | {"pooled": pooled.get(measure, np.nan)})
-    columns = ["label", "class", "measure", "tomograms", "mean", "low", "high", "pooled"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["label", "class", "measure", "tomograms", "trained_on", "mean", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "pooled"])
+
+
+def trained_on(table):
+    """Sorted names of the tomograms of a table of evaluations that their model was trained on."""
+    return sorted(set(table.loc[table["split"] == "train", "tomogram"]))
 
 
 def compare(table, other):

@@ -36,7 +36,8 @@ class Check:
 
     values:   {column: value} of a tomogram; None for what could not be measured
     findings: about the tomogram and what belongs to it
-    stopped:  sections of the configuration that cannot use the tomogram: "predict", "train"
+    stopped:  sections of the configuration that cannot use the tomogram: "predict", "train", and
+              evaluations, as "evaluate_semantic"
     """
 
     values: dict
@@ -49,9 +50,11 @@ def check_tomogram(path, name, demands, companions, positions=()):
 
     path, name: MRC file, and what files of positions call the tomogram
     demands:    {name: demand} of those that read it; a demand is {section, min, max}, of a training
-                also {out_channels, patch_size, filtered, selected_labels, relabel}
-    companions: {name: file} of demands: the mask of a prediction, the labels of a training
-    positions:  (files, settings) of each entry that makes labels of positions; see
+                also {out_channels, patch_size, filtered, selected_labels, relabel}; of an
+                evaluation {section}, and for its true labels {classes}, of the model or None
+    companions: {name: file} of demands: a mask or labels
+    positions:  (files, settings, name of the demand or None) of each entry that makes labels of
+                positions, and of each evaluation that looks for them; settings: see
                 label_making.particles_in
     """
     check, own = Check({"tomogram": name, "path": str(path)}), {}
@@ -63,12 +66,16 @@ def check_tomogram(path, name, demands, companions, positions=()):
         check.values |= _place(volume)
         shared += judge_voxel_size(path, volume.voxel_size)
         own |= _judge_voxels(volume, demands, check.values, shared)
-        for files, settings in positions:
-            shared += _judge_positions(volume, name, files, settings)
         for each, demand in demands.items():
             about, found = _judge_companion(volume, demand, companions.get(each))
             check.values |= {f"{column}_{each}": value for column, value in about.items()}
-            own[each] += found
+            own.setdefault(each, []).extend(found)
+        for files, settings, each in positions:
+            found = _judge_positions(volume, name, files, settings)
+            if each is None:  # as they stop neither a prediction nor a training, warnings
+                shared += [Finding(WARNING, it.sentence, it.remedy) for it in found]
+            else:
+                own[each] += found
     _conclude(check, demands, shared, own)
     return check
 
@@ -79,6 +86,7 @@ def _judge_voxels(volume, demands, values, shared):
     What was measured is put into ``values``.
     """
     path, own = volume.path, {}
+    demands = {name: demand for name, demand in demands.items() if "min" in demand}
     ranges = [(demand["min"], demand["max"]) for demand in demands.values()]
     measured = statistics(volume, PERCENTAGES, ranges)
     values |= _intensities(measured)
@@ -92,12 +100,14 @@ def _judge_voxels(volume, demands, values, shared):
 
 
 def _conclude(check, demands, shared, own):
-    """Tell which sections stop; what stops no section is a warning, as its own job will stop."""
+    """Tell what stops; what stops no section is a warning, as its own job will stop."""
     lost = any(finding.level == ERROR for finding in shared)
     wrong = {name for name, found in own.items() if any(f.level == ERROR for f in found)}
     for section in sorted({demand["section"] for demand in demands.values()}):
         readers = {name for name, demand in demands.items() if demand["section"] == section}
-        if lost or readers <= wrong:
+        # Entries that predict or train do without each other; an evaluation needs all its files.
+        alone = section in ("predict", "train")
+        if lost or (readers <= wrong if alone else readers & wrong):
             check.stopped.append(section)
     for name, findings in own.items():
         stops = demands[name]["section"] in check.stopped
@@ -201,7 +211,9 @@ def _judge_companion(volume, demand, file):
     if file is None:
         return about, found
     with overheard(file) as found:
-        judge = _judge_mask if demand["section"] == "predict" else _judge_labels
+        judge = _judge_labels if demand["section"] == "train" else _judge_mask
+        if "classes" in demand:
+            judge = _judge_true_labels
         for finding in judge(volume, file, demand, about):
             found.append(finding)
     return about, found
@@ -217,7 +229,8 @@ def _judge_mask(volume, file, demand, about):
     inside = sum(int(mask[piece, :, :].sum(dtype=np.int64)) for piece in slabs(mask.shape))
     if inside == 0:
         sentence = f"{file}: no voxel is inside the mask"
-        yield Finding(WARNING, sentence, "nothing will be predicted; is it this tomogram's mask?")
+        nothing = "predicted" if demand["section"] == "predict" else "evaluated"
+        yield Finding(WARNING, sentence, f"nothing will be {nothing}; is it this tomogram's mask?")
     elif inside == math.prod(mask.shape):
         sentence = f"{file}: every voxel is inside the mask"
         yield Finding(WARNING, sentence, "it leaves nothing out; is it a mask?")
@@ -246,8 +259,36 @@ def _judge_labels(volume, file, demand, about):
         yield Finding(WARNING, sentence, "are these the labels of this tomogram?")
 
 
+def _judge_true_labels(volume, file, demand, about):
+    """Findings about the true labels of an evaluation; puts into ``about`` what was measured."""
+    labels = open_label_volume(file)
+    about["labels_shape"] = " x ".join(map(str, labels.shape))
+    yield from judge_alike(volume.path, volume, f"true labels {file} are", labels)
+    counts = count_values(labels)
+    about["label_voxels"] = ", ".join(f"{label}: {count}" for label, count in counts.items())
+    classes = demand["classes"] or IGNORED
+    beyond = sorted(label for label in counts if label > IGNORED)
+    unknown = sorted(label for label in counts if classes <= label < IGNORED)
+    if beyond:
+        sentence = f"{file}: {_voxels_of(beyond, counts)}"
+        yield Finding(ERROR, sentence, "true labels must be 0 to 254, or 255 to be ignored")
+    if unknown:
+        sentence = f"{file}: {_voxels_of(unknown, counts)}, and the model knows 0 to {classes - 1}"
+        remedy = "they count as not found; are these the labels of this model's classes?"
+        yield Finding(WARNING, sentence, remedy)
+    if not set(counts) - {0, IGNORED}:
+        sentence = f"{file}: no voxel has a label of 1 or more (255 is ignored)"
+        yield Finding(WARNING, sentence, "are these the true labels of this tomogram?")
+
+
+def _voxels_of(labels, counts):
+    """Text: how many voxels have some labels."""
+    shown = ", ".join(map(str, labels[:5]))
+    return f"{sum(counts[label] for label in labels)} voxels have label {shown}"
+
+
 def _judge_positions(volume, name, files, settings):
-    """Findings about positions; as they stop neither a prediction nor a training, warnings."""
+    """Findings about positions."""
     with overheard(" and ".join(map(str, files))) as found:
         particles_in(volume, name, files, settings)
-    return [Finding(WARNING, finding.sentence, finding.remedy) for finding in found]
+    return found
