@@ -38,6 +38,8 @@ __all__ = [
     "with_aliases",
 ]  # for the rules, which know this module only
 
+# List of the files that a run could not make, see cryoseg.unmade.
+UNMADE = "logs/unmade.json"
 NETWORK_KEYS = ("in_channels", "spatial_dims")
 LABEL_KEYS = ("threshold", "postprocessing", "3d_postprocessing", "postprocessing_sizes")
 

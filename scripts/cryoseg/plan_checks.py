@@ -106,7 +106,7 @@ def _checking(stages, check, readers):
         "aliases": awkward,
         "folders": {
             "names": tomograms.names,
-            "tomograms": None if tomograms.writer else [tomograms.folder, tomograms.extension],
+            "tomograms": _on_disk(tomograms),
             "companions": [
                 [*place, "masks" if demands[called]["section"] == "predict" else "labels"]
                 for called, place in companions.items()
@@ -114,6 +114,13 @@ def _checking(stages, check, readers):
         },
         "volume": volume(tomograms),
     }
+
+
+def _on_disk(tomograms):
+    """[folder, extension] of the files that tomograms are made of, or None if a step writes these."""
+    while isinstance(tomograms.made, Tomograms):
+        tomograms = tomograms.made
+    return None if tomograms.writer else [tomograms.folder, tomograms.extension]
 
 
 def _demand(stages, section, name):

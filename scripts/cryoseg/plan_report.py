@@ -59,7 +59,15 @@ def overview(stages):
     """What rules/report.smk is given."""
     files = {"summaries": summaries(stages)}
     awkward = aliases(files)
-    return {"summaries": with_aliases(files, awkward)["summaries"], "aliases": awkward}
+    return {
+        "summaries": with_aliases(files, awkward)["summaries"],
+        "aliases": awkward,
+        "settings": {
+            "stages": {
+                spelled(stage["prediction_folder"]): name for name, stage in stages.predict.items()
+            }
+        },
+    }
 
 
 def summaries(stages):
