@@ -14,7 +14,7 @@ from functools import partial
 from tempfile import gettempdir
 
 from cryoseg.job_resources import SLABWISE_MB, slabwise_minutes, voxel_count
-from cryoseg.plan import UNMADE, checked_for, companions_of, positions_of
+from cryoseg.plan import UNMADE, checked_for, companions_of, positions_of, tomogram_of
 
 voxels = partial(voxel_count, config["volume"])
 # Snakemake's own default, found once, as in predict.smk.
@@ -24,7 +24,7 @@ tmpdir = gettempdir()
 rule check_tomogram:
     """Read a tomogram once and write down what it is like and what is wrong with it."""
     input:
-        tomogram="<tomograms>/{tomogram}<extension>",
+        tomogram=lambda wildcards: tomogram_of(config, wildcards.tomogram),
         companions=lambda wildcards: companions_of(config, wildcards.tomogram),
         positions=lambda wildcards: positions_of(config, wildcards.tomogram),
     output:

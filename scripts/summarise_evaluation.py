@@ -16,13 +16,14 @@ def summarise_evaluation(
     """Write means with intervals over tomograms, and if asked for, a comparison.
 
     tables:   what evaluate_labels wrote of each tomogram
-    settings: {stages: names of what is evaluated and compared}
+    settings: {stages: names of what is evaluated and compared,
+               no_files: {tomogram: what is there instead of its file}}
     unmade:   list of the tables that could not be made, see cryoseg.unmade
     Each table is written as TSV and as a web page.
     """
     made, lacking = sort_out(as_list(tables), unmade)
     table = read_tables(made, COLUMNS)
-    left_out = {
+    left_out = settings["no_files"] | {
         Path(file).name.removesuffix("_evaluation.tsv"): why.reason for file, why in lacking.items()
     }
     stage, *other = settings["stages"]

@@ -18,7 +18,8 @@ def write_overview(summaries, page, table, *, settings, unmade):
 
     summaries: JSON files that draw_prediction wrote, FOLDER/pictures/summaries/NAME.json; the
                figure of NAME lies one folder up, NAME.png
-    settings:  {stages: {FOLDER: name of the stage that predicts into it}}
+    settings:  {stages: {FOLDER: name of the stage that predicts into it},
+                no_files: {stage: {tomogram: what is there instead of its file}}}
     unmade:    list of those that could not be made, see cryoseg.unmade
     """
     made, lacking = sort_out(as_list(summaries), unmade)
@@ -27,7 +28,8 @@ def write_overview(summaries, page, table, *, settings, unmade):
     folder = Path(page).parent
     figures = [path.parents[1] / f"{path.stem}.png" for path in files]
     links = [address(os.path.relpath(figure, folder)) for figure in figures]
-    columns, rows = overview_table(found, links, _failures(lacking, settings["stages"]))
+    failures = list(_failures(lacking, settings))
+    columns, rows = overview_table(found, links, failures)
     with written_aside(table) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         _write_table(file, columns[1:], rows)
     more = "".join(
@@ -39,17 +41,20 @@ def write_overview(summaries, page, table, *, settings, unmade):
         aside.write_text(text, encoding="utf-8")
     logger.info(
         "%s: %d rows, %d of which stand out, %d of these not predicted", page, len(rows),
-        sum(bool(row["outlying"]["items"]) for row in rows), len(lacking),
+        sum(bool(row["outlying"]["items"]) for row in rows), len(failures),
     )  # fmt: skip
 
 
-def _failures(lacking, stages):
-    """(tomogram, stage, sentence) of the summaries that could not be made."""
+def _failures(lacking, settings):
+    """(tomogram, stage, sentence) of the tomograms that have no summary."""
     for path, why in lacking.items():
         file = Path(path)
         what = "drawn" if why.step.endswith("_draw_prediction") else "predicted"
-        stage = stages[str(file.parents[2])]
+        stage = settings["stages"][str(file.parents[2])]
         yield file.name.removesuffix(".json"), stage, f"not {what}: {why.reason}"
+    for stage, lost in settings["no_files"].items():
+        for tomogram, what in lost.items():
+            yield tomogram, stage, f"not predicted: {what}"
 
 
 def _tomograms(count):

@@ -25,6 +25,7 @@ from summarise_evaluation import summarise_evaluation
 
 CUBES = (8.0, 8.0, 8.0)  # Angstrom
 FLAT = (16.0, 8.0, 12.0)
+STAGE_A = {"stages": ["a"], "no_files": {}}
 
 
 def blobs(seed, shape=(40, 50, 36)):
@@ -469,7 +470,7 @@ def test_tomograms_called_like_numbers_keep_their_names(tmp_path):
         table.to_csv(parts[-1], sep="\t", index=False)
         assert read_table(parts[-1])["tomogram"].tolist() == [name]
     written = [tmp_path / "summary.tsv", tmp_path / "summary.html"]
-    summarise_evaluation(parts, *written, settings={"stages": ["a"]}, unmade=tmp_path / "none")
+    summarise_evaluation(parts, *written, settings=STAGE_A, unmade=tmp_path / "none")
     assert row_of(read_table(tmp_path / "summary.tsv"), "1")["tomograms"] == 3
 
 
@@ -479,7 +480,7 @@ def test_tomograms_that_could_not_be_evaluated_are_rows_of_their_own(tmp_path):
     write_unmade(tmp_path / "unmade.json", {str(lost): Unmade("raw_scale_tomogram", "it is cut")})
     for parts, counted in (([tmp_path / "TS_1_evaluation.tsv", lost], 1), ([lost], 0)):
         summarise_evaluation(
-            parts, tmp_path / "s.tsv", tmp_path / "s.html", settings={"stages": ["a"]},
+            parts, tmp_path / "s.tsv", tmp_path / "s.html", settings=STAGE_A,
             unmade=tmp_path / "unmade.json",
         )  # fmt: skip
         table = read_table(tmp_path / "s.tsv")

@@ -171,10 +171,10 @@ def test_predictions_made_in_different_ways_are_told_apart():
 def written(tmp_path):
     """Writes summaries, and returns the folder of the overview.
 
-    unmade: {name: Unmade} of further tomograms, which have no summary
+    unmade: {name: Unmade} of further tomograms, which have no summary; no_files: {name: what}
     """
 
-    def write(found, unmade=None):
+    def write(found, unmade=None, no_files=None):
         folder = tmp_path / "predictions é" / "pictures"
         (folder / "summaries").mkdir(parents=True)
         image = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
@@ -189,7 +189,10 @@ def written(tmp_path):
         write_unmade(tmp_path / "unmade.json", lacking)
         write_overview(
             [*paths, *lacking], tmp_path / "overview.html", tmp_path / "overview.tsv",
-            settings={"stages": {str(folder.parent): "semantic"}},
+            settings={
+                "stages": {str(folder.parent): "semantic"},
+                "no_files": {"semantic": no_files or {}},
+            },
             unmade=tmp_path / "unmade.json",
         )  # fmt: skip
         return tmp_path
@@ -224,13 +227,15 @@ def test_what_was_not_predicted_has_a_row_before_all_others_that_says_why(writte
             "TS_13": Unmade("raw_admit_to_predict", HOSTILE),
             "TS_14": Unmade("semantic_draw_prediction", "out of memory"),
         },
+        {"TS_15": "it is a folder"},
     )
     with open(folder / "overview.tsv", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    assert len(rows) == 14
-    assert [row["tomogram"] for row in rows[:3]] == ["TS_13", "TS_14", "TS_5"]
+    assert len(rows) == 15
+    assert [row["tomogram"] for row in rows[:4]] == ["TS_13", "TS_14", "TS_15", "TS_5"]
     assert rows[0]["stands out"] == f"not predicted: {HOSTILE}"
     assert rows[1]["stands out"] == "not drawn: out of memory"
+    assert rows[2]["stands out"] == "not predicted: it is a folder"
     assert (rows[0]["stage"], rows[0]["probability, mean"]) == ("semantic", "")
     for sorting in ("", "sort=outlying", "sort=probability", "sort=picture", "only=1"):
         page = open_page(folder / "overview.html", sorting)
@@ -243,7 +248,8 @@ def test_a_file_that_is_missing_and_not_listed_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_overview(
             tmp_path / "a/pictures/summaries/TS_1.json", tmp_path / "o.html", tmp_path / "o.tsv",
-            settings={"stages": {str(tmp_path / "a"): "semantic"}}, unmade=tmp_path / "none",
+            settings={"stages": {str(tmp_path / "a"): "semantic"}, "no_files": {}},
+            unmade=tmp_path / "none",
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ MOST_WARNINGS = 20
 
 
 def warning_lines(logs):
-    """Lines for the end of a run: what its jobs found, each once, errors first, and where the rest is.
+    """Lines for the end of a run: what its jobs found, each once, errors first; where the rest is.
 
     logs: {path of a job's log: the table in which the job wrote all of that, or None}
     """

@@ -73,6 +73,13 @@ def check_tomogram(path, name, demands, companions, positions=()):
     return check
 
 
+def check_of_no_file(name, what, demands):
+    """The Check of a tomogram that is no file: ``what`` says what is there; demands: see above."""
+    remedy = "put the tomogram there, or remove it"
+    stopped = sorted({demand["section"] for demand in demands.values()})
+    return Check({"tomogram": name}, [Finding(ERROR, what, remedy)], stopped)
+
+
 def _judge_voxels(volume, demands, values, shared):
     """Read the voxels; {name: findings} of each demand, the others are appended to ``shared``.
 
