@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import snakemake.common
 import snakemake.dag
@@ -18,7 +19,8 @@ import snakemake.rules
 from snakemake.io import is_flagged
 from snakemake.iocontainers import ResourceList
 from snakemake.logging import logger
-from snakemake.report import html_reporter
+from snakemake.report import common as report_files, html_reporter
+from snakemake.report.html_reporter.data import results as report_results
 from snakemake.scheduling.job_scheduler import JobScheduler
 
 # Resources that a plan is made of; _cores are a job's threads.
@@ -196,8 +198,7 @@ def begin_to_gather(scheduler):
         """Why a job was not done: the first failure among what it waits for, or its own."""
         if job not in known:
             before = [reason(each) for each in dag.dependencies[job] if waits(each)]
-            own = [why_failed(job)] if job in failed else []
-            known[job] = next(filter(None, [*before, *own]), None)
+            known[job] = before[0] if before else why_failed(job)
         return known[job]
 
     def waits(job):
@@ -256,6 +257,20 @@ def show_large_figures():
         reporter.custom_stylesheet = f"{reporter.custom_stylesheet or ''}\n{style}\n"
 
     html_reporter.Reporter.__post_init__ = prepare_with_style
+
+
+def quote_names_in_reports():
+    """Let reports name files as addresses do: a # or a comma would end the address of a picture."""
+    make_uri, find_uri = report_files.data_uri, report_results.get_result_uri
+
+    def data_uri(data, filename, *arguments, **options):
+        return make_uri(data, quote(filename), *arguments, **options)
+
+    def address_of(result, mode_embedded):
+        found = find_uri(result, mode_embedded)
+        return found if mode_embedded else quote(found)
+
+    report_files.data_uri, report_results.get_result_uri = data_uri, address_of
 
 
 def report_what_there_is():
@@ -356,6 +371,7 @@ retry_what_may_succeed()
 gather_what_there_is()
 limit_memory(workflow)
 show_large_figures()
+quote_names_in_reports()
 report_what_there_is()
 
 # A configuration file given on the command line stands alone: the stages of the lab's own

@@ -1,12 +1,14 @@
 """What is wrong with a tomogram is named before anything expensive begins, and stops it alone."""
 
 import csv
+import html
 import json
 import os
 import re
 import shutil
 import struct
 from pathlib import Path
+from urllib.parse import unquote
 
 import h5py
 import mrcfile
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from admit_tomogram import admit_tomogram
+from browser import open_page
 from check_tomogram import check_tomogram
 from conftest import REPOSITORY
 from cryoseg.errors import InputError
@@ -582,7 +585,7 @@ BROKEN = {
     **NO_FILES,
 }
 BROKEN_MASKS = {f"mask: {case}": odd for case, odd in MASKS.items() if odd[1] == E}
-DOUBTFUL = {case: TOMOGRAMS[case] for case in ("no voxel size", "bytes behind")}
+DOUBTFUL = {case: TOMOGRAMS[case] for case in ("no voxel size",)}
 TO_SCALE = {"cut": TOMOGRAMS["a byte too few"], "nowhere": NO_FILES["a link to nothing"]}
 HEALTHY = ("TS_1", "#2, é [x] & 50%25?")
 
@@ -662,9 +665,50 @@ def test_each_broken_input_is_named_and_the_healthy_ones_beside_them_are_predict
     assert {row["tomograms"] for row in summary if row["measure"] == "dice"} == {"1"}
 
 
+# Loads each picture of a report as the report does, and writes down how wide it is.
+PICTURES = """
+  const pictures = Object.entries(results).filter(([, each]) => each.mime_type.startsWith("image"));
+  Promise.all(pictures.map(async ([path, each]) => {
+    const image = Object.assign(new Image(), { src: PLACE + each.data_uri });
+    await image.decode().catch(() => {});
+    return [path, image.naturalWidth];
+  })).then((seen) => {
+    const text = document.createElement("pre");
+    text.textContent = JSON.stringify(seen);
+    document.body.replaceChildren(text);
+  });
+"""
+
+
+def shown_in(page):
+    """What a script wrote into a page, as JSON."""
+    (found,) = re.findall(r"<pre>(.*?)</pre>", page.dom, re.S)
+    return json.loads(html.unescape(found))
+
+
 def test_the_report_and_the_overview_show_what_there_is_whatever_it_is_called(broken):
-    shown = broken.run("--report", "report.zip", "overview")
-    assert "not there, and so not in the report: predictions/odd/pictures/" in shown
+    predicted = {f"predictions/odd/pictures/{name}.png" for name in (*HEALTHY, *DOUBTFUL)}
+    predicted.add("predictions/even/pictures/fine.png")
+    told = broken.run("--report", "report.html", "overview")
+    assert "not there, and so not in the report: " in told
+    broken.run("--report", "report.zip", "overview")
+    shutil.unpack_archive(broken.folder / "report.zip", broken.folder)
+    for report, beside in (("report.html", ""), ("report/report.html", f"{broken.folder}/report/")):
+        place = json.dumps(Path(beside).as_uri() + "/" if beside else "")
+        page = open_page(broken.folder / report, script=PICTURES.replace("PLACE", place))
+        widths = dict(shown_in(page))
+        assert widths.keys() == predicted
+        assert min(widths.values()) > 500, widths
+    script = """
+      Promise.all([...document.images].map((each) => each.decode())).then(() => {
+        document.title = [...document.images].filter((each) => each.naturalWidth).length;
+      });
+    """
+    page = open_page(broken.folder / "overview.html", script=script)
+    assert page.console == []
+    assert f"<title>{len(predicted)}</title>" in page.dom
+    links = {unquote(link) for link in re.findall(r'<a href="(.*?)"', page.dom)}
+    assert links == predicted
 
 
 def test_what_is_mended_is_predicted_and_what_is_removed_has_no_row_any_more(broken):

@@ -392,6 +392,7 @@ def test_a_link_to_nothing_is_named(lab):
 
 
 def test_what_is_called_like_a_tomogram_and_is_none_costs_only_itself(lab):
+    ending = "; put the tomogram there, or remove it"
     for name in ("TS_10.mrc", "x.mrc_13.28Apx.mrc"):
         os.unlink(f"tomograms/{name}")
     os.symlink("/nowhere/at/all.mrc", "tomograms/TS_2.mrc")
@@ -401,7 +402,7 @@ def test_what_is_called_like_a_tomogram_and_is_none_costs_only_itself(lab):
     stages, _ = lab.read(lamella=LAMELLA)
     assert stages.names_to_predict("lamella") == ["TS_1"]
     lost = stages.no_files_to_predict("lamella")
-    assert lost == {
+    assert {name: what.removesuffix(ending) for name, what in lost.items()} == {
         "TS_2": "tomograms/TS_2.mrc: it is a link to /nowhere/at/all.mrc, where there is no file "
         "(No such file or directory)",
         "TS_3": "tomograms/TS_3.mrc: it is a link to TS_3.mrc, where there is no file "

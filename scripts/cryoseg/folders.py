@@ -45,7 +45,8 @@ def files_and_others(folder, ending):
             if what is None:
                 files.append(entry.name)
             else:
-                others[entry.name] = f"{folder}/{entry.name}: it is {what}"
+                remedy = "put the tomogram there, or remove it"
+                others[entry.name] = f"{folder}/{entry.name}: it is {what}; {remedy}"
     return files, others
 
 
