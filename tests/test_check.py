@@ -723,3 +723,10 @@ def test_what_is_mended_is_predicted_and_what_is_removed_has_no_row_any_more(bro
     assert rows.keys() == {"fine", "cut", *HEALTHY, *DOUBTFUL}
     assert not any("not predicted" in row["stands out"] for row in rows.values())
     assert broken.plan("overview") == set()
+
+    # What was predicted of a tomogram that is broken since is not shown as if it were its own.
+    TO_SCALE["cut"][0](broken.folder / "raw" / "fine.mrc")
+    broken.run("overview", fails=True)
+    shown = table(broken.folder / "overview.tsv")["fine"]["stands out"]
+    assert shown.startswith("not predicted: raw/fine.mrc: the file is truncated")
+    assert table(broken.folder / "checks/scaled.tsv")["fine"]["errors"] == "1"
