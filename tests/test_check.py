@@ -665,25 +665,27 @@ def test_each_broken_input_is_named_and_the_healthy_ones_beside_them_are_predict
     assert {row["tomograms"] for row in summary if row["measure"] == "dice"} == {"1"}
 
 
-# Loads each picture of a report as the report does, and writes down how wide it is.
+# Loads each picture of a report from where the report has it, and writes down how wide it is.
 PICTURES = """
-  const pictures = Object.entries(results).filter(([, each]) => each.mime_type.startsWith("image"));
-  Promise.all(pictures.map(async ([path, each]) => {
-    const image = Object.assign(new Image(), { src: PLACE + each.data_uri });
-    await image.decode().catch(() => {});
-    return [path, image.naturalWidth];
-  })).then((seen) => {
-    const text = document.createElement("pre");
-    text.textContent = JSON.stringify(seen);
-    document.body.replaceChildren(text);
+  const pictures = Object.entries(results).filter(([, each]) => each.mime_type.startsWith("image"))
+    .map(([path, each]) => [path, Object.assign(new Image(), { src: PLACE + each.data_uri })]);
+  document.body.append(...pictures.map(([, image]) => image));
+  window.addEventListener("load", () => {
+    const text = Object.assign(document.createElement("pre"), { id: "widths" });
+    text.textContent = JSON.stringify(pictures.map(([path, image]) => [path, image.naturalWidth]));
+    document.body.append(text);
   });
 """
 
 
-def shown_in(page):
-    """What a script wrote into a page, as JSON."""
-    (found,) = re.findall(r"<pre>(.*?)</pre>", page.dom, re.S)
-    return json.loads(html.unescape(found))
+def widths_in(report, place):
+    """{path: width as a browser shows it} of the pictures of a report.
+
+    place: what its addresses are relative to
+    """
+    page = open_page(report, script=PICTURES.replace("PLACE", json.dumps(place)))
+    (found,) = re.findall(r'<pre id="widths">(.*?)</pre>', page.dom, re.S)
+    return dict(json.loads(html.unescape(found)))
 
 
 def test_the_report_and_the_overview_show_what_there_is_whatever_it_is_called(broken):
@@ -693,10 +695,9 @@ def test_the_report_and_the_overview_show_what_there_is_whatever_it_is_called(br
     assert "not there, and so not in the report: " in told
     broken.run("--report", "report.zip", "overview")
     shutil.unpack_archive(broken.folder / "report.zip", broken.folder)
-    for report, beside in (("report.html", ""), ("report/report.html", f"{broken.folder}/report/")):
-        place = json.dumps(Path(beside).as_uri() + "/" if beside else "")
-        page = open_page(broken.folder / report, script=PICTURES.replace("PLACE", place))
-        widths = dict(shown_in(page))
+    beside = f"{(broken.folder / 'report').as_uri()}/"
+    for report, place in (("report.html", ""), ("report/report.html", beside)):
+        widths = widths_in(broken.folder / report, place)
         assert widths.keys() == predicted
         assert min(widths.values()) > 500, widths
     script = """
