@@ -161,6 +161,10 @@ include: "rules/whole_run.smk"
 place_jobs(workflow, STAGES, CHECKS)
 
 
+onstart:
+    forget_what_was_lacking()
+
+
 onsuccess:
     report_warnings(workflow)
 

@@ -6,14 +6,15 @@ Out: <checks>/{tomogram}.json, what it is like and what is wrong with it
      <table>, a row for each tomogram, and <page>, the same to look at
 
 A check never fails for what is wrong with a tomogram, so that the table can be made; admitting the
-tomogram does, which keeps it alone from what comes next.
+tomogram does, which keeps it alone from what comes next. One that cannot be scaled is not checked,
+and the table says why.
 """
 
 from functools import partial
 from tempfile import gettempdir
 
 from cryoseg.job_resources import SLABWISE_MB, slabwise_minutes, voxel_count
-from cryoseg.plan import checked_for, companions_of, positions_of
+from cryoseg.plan import UNMADE, checked_for, companions_of, positions_of, tomogram_of
 
 voxels = partial(voxel_count, config["volume"])
 # Snakemake's own default, found once, as in predict.smk.
@@ -23,7 +24,7 @@ tmpdir = gettempdir()
 rule check_tomogram:
     """Read a tomogram once and write down what it is like and what is wrong with it."""
     input:
-        tomogram="<tomograms>/{tomogram}<extension>",
+        tomogram=lambda wildcards: tomogram_of(config, wildcards.tomogram),
         companions=lambda wildcards: companions_of(config, wildcards.tomogram),
         positions=lambda wildcards: positions_of(config, wildcards.tomogram),
     output:
@@ -132,5 +133,6 @@ rule tabulate_checks:
         runtime=30,
     params:
         settings=config["folders"],
+        unmade=UNMADE,
     script:
         "../scripts/tabulate_checks.py"

@@ -4,18 +4,24 @@ All Python that the rules need lies in scripts/cryoseg; this file connects it wi
 """
 
 import gc
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import snakemake.common
 import snakemake.dag
 import snakemake.io.fmt
 import snakemake.jobs
+import snakemake.report
 import snakemake.rules
+from snakemake.io import is_flagged
 from snakemake.iocontainers import ResourceList
 from snakemake.logging import logger
-from snakemake.report import html_reporter
+from snakemake.report import common as report_files, html_reporter
+from snakemake.report.html_reporter.data import results as report_results
+from snakemake.scheduling.job_scheduler import JobScheduler
 
 # Resources that a plan is made of; _cores are a job's threads.
 ASKED_FOR = (
@@ -30,10 +36,12 @@ if LIBRARY not in sys.path:
 from cryoseg import plan
 from cryoseg.configuration import SECTIONS, check_syntax, read_configuration
 from cryoseg.errors import InputError
-from cryoseg.failures import Failure, failure_lines, names_input_error, write_failures
+from cryoseg.failures import Failure, explain, failure_lines, names_input_error, write_failures
+from cryoseg.folders import some
 from cryoseg.host_memory import free_host_memory
 from cryoseg.run_warnings import warning_lines
 from cryoseg.steps import Step, by_name
+from cryoseg.unmade import Unmade, read_unmade, write_unmade
 
 
 def hasten_plans():
@@ -155,6 +163,79 @@ def retry_what_may_succeed():
     snakemake.jobs.Job.restart_times = property(restart_times)
 
 
+def gather_what_there_is():
+    """Let steps that gather files of all tomograms run without those that could not be made.
+
+    They are those of rules with a parameter ``unmade`` (see cryoseg.unmade), and wait until nothing
+    else can run any more.
+    """
+    open_jobs, wait = JobScheduler.open_jobs.fget, snakemake.jobs.wait_for_files
+    waited_for = snakemake.jobs.Job.get_wait_for_files
+
+    def open_or_gathering(scheduler):
+        idle = not (open_jobs(scheduler) or scheduler.running or LACKING)
+        ended = scheduler._user_kill or scheduler._executor_error or not scheduler.keepgoing
+        if idle and scheduler.failed and not ended and workflow.is_main_process:
+            begin_to_gather(scheduler)
+        return open_jobs(scheduler)
+
+    async def wait_for_what_there_is(files, *arguments, **options):
+        await wait([file for file in files if file not in LACKING], *arguments, **options)
+
+    def of_what_there_is(job, *arguments, **options):
+        files = waited_for(job, *arguments, **options)
+        there = [file for file in files if file not in LACKING]
+        return there if len(there) == len(files) else [*there, plan.UNMADE]
+
+    JobScheduler.open_jobs = property(open_or_gathering)
+    snakemake.jobs.wait_for_files = wait_for_what_there_is
+    snakemake.jobs.Job.get_wait_for_files = of_what_there_is
+
+
+def begin_to_gather(scheduler):
+    """Make the gathering jobs that wait for what failed ready, and write down what they lack."""
+    dag, known = scheduler.workflow.dag, {}
+    failed = {job for each in scheduler.failed for job in getattr(each, "jobs", [each])}
+
+    def reason(job):
+        """Why a job was not done: the first failure among what it waits for, or its own."""
+        if job not in known:
+            before = [reason(each) for each in dag.dependencies[job] if waits(each)]
+            known[job] = before[0] if before else why_failed(job)
+        return known[job]
+
+    def waits(job):
+        return dag.needrun(job) and not dag.finished(job)
+
+    gathering = [
+        job
+        for job in dag.needrun_jobs()
+        if "unmade" in job.rule.params.keys() and job not in failed
+    ]
+    for job in gathering:
+        for producer, files in dag.dependencies[job].items():
+            if waits(producer):
+                LACKING.update(dict.fromkeys(map(str, files), reason(producer)))
+    if gathering:
+        write_unmade(plan.UNMADE, LACKING)
+        names = ", ".join(sorted(job.rule.name for job in gathering))
+        logger.info(f"{len(LACKING)} files could not be made; now without them: {names}")
+        dag._ready_jobs.update(gathering)
+
+
+def why_failed(job):
+    """The Unmade of the files of a job that failed."""
+    kind, sentence = explain(failure_of(job))
+    if kind != "input error":
+        sentence = f"{job.rule.name} failed: {sentence}; its log is {job.log[0]}"
+    return Unmade(job.rule.name, sentence)
+
+
+def forget_what_was_lacking():
+    """Begin a run without the list of what an earlier one could not make."""
+    Path(plan.UNMADE).unlink(missing_ok=True)
+
+
 def limit_memory(workflow):
     """Let jobs that run on this machine together book no more memory than it has free.
 
@@ -187,6 +268,42 @@ def show_large_figures():
     html_reporter.Reporter.__post_init__ = prepare_with_style
 
 
+def quote_names_in_reports():
+    """Let reports name files as addresses do: a # or a comma would end the address of a picture."""
+    make_uri, find_uri = report_files.data_uri, report_results.get_result_uri
+
+    def data_uri(data, filename, *arguments, **options):
+        return make_uri(data, quote(filename), *arguments, **options)
+
+    def address_of(result, mode_embedded):
+        found = find_uri(result, mode_embedded)
+        return found if mode_embedded else quote(found)
+
+    report_files.data_uri, report_results.get_result_uri = data_uri, address_of
+
+
+def report_what_there_is():
+    """Let a report leave out figures of tomograms that failed, and say so."""
+    make_report = snakemake.report.auto_report
+
+    async def auto_report(dag, *arguments, **options):
+        lacking = [
+            file
+            for job in dag.jobs
+            for file in job.output
+            if job.wildcards.get("tomogram")
+            and is_flagged(file, "report")
+            and not os.path.exists(file)
+        ]
+        for file in lacking:
+            del file.flags["report"]
+        if lacking:
+            logger.warning(f"not there, and so not in the report: {some(lacking)}")
+        await make_report(dag, *arguments, **options)
+
+    snakemake.report.auto_report = auto_report
+
+
 def or_stop(read, *arguments, **options):
     """What ``read`` returns; mistakes in the configuration end the run, without a traceback."""
     try:
@@ -198,19 +315,27 @@ def or_stop(read, *arguments, **options):
 def report_failures(workflow):
     """Say at the end of a run which jobs failed and why; write it down in logs/failures.tsv."""
     failed = [job for each in workflow.scheduler.failed for job in getattr(each, "jobs", [each])]
-    failures = [
-        Failure(job.rule.name, job.wildcards.get("tomogram"), str(job.log[0]), SLURM_JOBS.get(job))
-        for job in failed
-    ]
+    failures = [failure_of(job) for job in failed]
     for line in failure_lines(failures):
         logger.error(line)
     if failures:
         write_failures("logs/failures.tsv", failures)
 
 
+def failure_of(job):
+    """The Failure of a job that failed."""
+    tomogram, log = job.wildcards.get("tomogram"), str(job.log[0])
+    return Failure(job.rule.name, tomogram, log, SLURM_JOBS.get(job))
+
+
 def report_warnings(workflow):
     """Say at the end of a run what its jobs warned of."""
-    for line in warning_lines(str(log) for job in workflow.dag.finished_jobs for log in job.log):
+    tables = {
+        str(log): job.output.table if job.rule.name.endswith("_tabulate_checks") else None
+        for job in workflow.dag.finished_jobs
+        for log in job.log
+    }
+    for line in warning_lines(tables):
         logger.warning(line)
 
 
@@ -252,8 +377,11 @@ def as_step(job, with_resources=False):
 hasten_plans()
 heed_changes_behind_ancient_files()
 retry_what_may_succeed()
+gather_what_there_is()
 limit_memory(workflow)
 show_large_figures()
+quote_names_in_reports()
+report_what_there_is()
 
 # A configuration file given on the command line stands alone: the stages of the lab's own
 # config.yaml must not run along with those of the demo.
@@ -265,6 +393,8 @@ if not workflow.overwrite_configfiles and not config.keys() & set(SECTIONS):
 
 # Jobs on other machines read this file again; the folders were checked before they were sent.
 HERE = workflow.is_main_process
+# Files that gathering jobs go without, {path: Unmade}; known to this run when nothing else can run.
+LACKING = {} if HERE else read_unmade(plan.UNMADE)
 STAGES, NOTES = or_stop(read_configuration, config, workflow.configfiles, on_disk=HERE)
 CHECKS = plan.checks(STAGES)
 FILES = plan.targets(STAGES) if HERE else {}

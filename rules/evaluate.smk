@@ -7,13 +7,14 @@ In:  <predictions>/{tomogram}_preds.h5, <truth>/{tomogram}<truth_ending>,
      <checks>/{tomogram}.json, which rules/check.smk writes, where there are files to be checked
 Out: <admitted>/{tomogram}.admitted, if these can be used,
      <evaluation>/{tomogram}_evaluation.tsv, <evaluation>/summary.tsv, <evaluation>/comparison.tsv,
-     the latter two as .html too,
+     the latter two as .html too, with a row for each tomogram that failed (cryoseg.unmade),
      and where thresholds are chosen, <evaluation>/config_with_thresholds.yaml
 """
 
 from functools import partial
 
 from cryoseg.job_resources import SLABWISE_MB, label_memory, slabwise_minutes, voxel_count
+from cryoseg.plan import UNMADE
 
 MASK = {"mask": "<counted>/{tomogram}<counted_ending>"} if config["masked"] else {}
 POSITIONS = {"positions": config["positions"]} if config["positions"] else {}
@@ -127,6 +128,7 @@ rule summarise_evaluation:
         runtime=10,
     params:
         settings=config["summarise"],
+        unmade=UNMADE,
     script:
         "../scripts/summarise_evaluation.py"
 

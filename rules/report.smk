@@ -3,11 +3,15 @@
 In:  what draw_prediction wrote of each tomogram (rules/predict.smk)
 Out: overview.html, overview.tsv
 
+A tomogram that failed has a row too, which says why (cryoseg.unmade).
+
 The report of a run is made by snakemake itself, of the outputs that are marked for it:
 snakemake --report report.html overview. One label each and no more: of a second one that has two
 values for half of the files each, the report makes a switch, and shows nothing at all where a file
 has no counterpart.
 """
+
+from cryoseg.plan import UNMADE
 
 
 rule write_overview:
@@ -36,5 +40,8 @@ rule write_overview:
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=30,
+    params:
+        settings=config["settings"],
+        unmade=UNMADE,
     script:
         "../scripts/write_overview.py"

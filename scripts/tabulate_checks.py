@@ -4,29 +4,38 @@ import csv
 import json
 from pathlib import Path
 
-from cryoseg.findings import ERROR, WARNING, Finding
+from cryoseg import run_warnings
+from cryoseg.findings import ERROR, WARNING, Finding, finding_of
 from cryoseg.folders import file_names
 from cryoseg.joblog import log_to, logger
 from cryoseg.name_checks import companion_name_findings, tomogram_name_findings
 from cryoseg.provenance import recorded
 from cryoseg.table_page import plain_table_page
+from cryoseg.unmade import read_unmade, sort_out
 from cryoseg.volumes import as_list, written_aside
 
 ABOUT_FOLDER = "(folder)"
 
 
-def tabulate_checks(findings, table, page, *, settings):
+def tabulate_checks(findings, table, page, *, settings, unmade):
     """Write a table: measured values, numbers of errors and warnings, and the sentences.
 
     It is written as TSV and as a web page.
 
     findings: what check_tomogram wrote of each tomogram
     settings: the arguments of name_findings; what it finds stands in the first row
+    unmade:   list of the findings that could not be made, see cryoseg.unmade
     """
-    rows = [_row({"tomogram": ABOUT_FOLDER}, list(name_findings(**settings)))]
-    for file in as_list(findings):
+    made, lacking = sort_out(as_list(findings), unmade)
+    rows = [_row({"tomogram": ABOUT_FOLDER}, _told(list(name_findings(**settings))))]
+    for file in made:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
-        rows.append(_row(content["values"], [Finding(**each) for each in content["findings"]]))
+        found = _told([Finding(**each) for each in content["findings"]])
+        rows.append(_row(content["values"], found))
+    for file, why in lacking.items():  # which the run's end names by itself
+        name = Path(file).name.removesuffix(".json")
+        rows.append(_row({"tomogram": name}, [finding_of(ERROR, f"not checked: {why.reason}")]))
+    rows[1:] = sorted(rows[1:], key=lambda row: row["tomogram"])
     columns = dict.fromkeys(column for row in rows[1:] + rows[:1] for column in row)
     with written_aside(table) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n", restval="")
@@ -46,7 +55,8 @@ def name_findings(names, tomograms, companions):
     """Findings about the names of files.
 
     names:      of all tomograms in the folder
-    tomograms:  (folder, extension), or None where a step writes them
+    tomograms:  (folder, extension) of the files on disk, which may be what the tomograms are scaled
+                from; None where a step writes these
     companions: (folder, ending, "labels" or "masks") of each folder beside them
     """
     if tomograms is not None:
@@ -56,10 +66,14 @@ def name_findings(names, tomograms, companions):
         yield from companion_name_findings(folder, file_names(folder), ending, names, what)
 
 
-def _row(values, findings):
-    """A row of the table; what was found is told in the log, errors as well, for the run's end."""
+def _told(findings):
+    """Findings, which are told in the log, errors as well, for the run's end."""
     for finding in findings:
-        logger.warning("%s%s", "error: " * (finding.level == ERROR), finding)
+        logger.warning("%s%s", run_warnings.ERROR * (finding.level == ERROR), finding)
+    return findings
+
+
+def _row(values, findings):
     levels = [finding.level for finding in findings]
     return values | {
         "errors": levels.count(ERROR),
@@ -69,5 +83,8 @@ def _row(values, findings):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]), recorded(snakemake):
+    with (
+        log_to(snakemake.log[0]),
+        recorded(snakemake, absent=read_unmade(snakemake.params.unmade)),
+    ):
         tabulate_checks(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -9,21 +9,27 @@ from cryoseg.joblog import log_to, logger
 from cryoseg.overview import WHAT_STANDS_OUT, made_with_table, overview_table
 from cryoseg.provenance import recorded
 from cryoseg.table_page import address, details, table_page
+from cryoseg.unmade import read_unmade, sort_out
 from cryoseg.volumes import as_list, written_aside
 
 
-def write_overview(summaries, page, table):
+def write_overview(summaries, page, table, *, settings, unmade):
     """Write overview.html and overview.tsv.
 
-    summaries: JSON files that draw_prediction wrote, NAME.json; the figure of NAME lies one
-               folder up, NAME.png
+    summaries: JSON files that draw_prediction wrote, FOLDER/pictures/summaries/NAME.json; the
+               figure of NAME lies one folder up, NAME.png
+    settings:  {stages: {FOLDER: name of the stage that predicts into it},
+                no_files: {stage: {tomogram: what is there instead of its file}}}
+    unmade:    list of those that could not be made, see cryoseg.unmade
     """
-    files = [Path(path) for path in as_list(summaries)]
+    made, lacking = sort_out(as_list(summaries), unmade)
+    files = [Path(path) for path in made]
     found = [json.loads(path.read_text()) for path in files]
     folder = Path(page).parent
     figures = [path.parents[1] / f"{path.stem}.png" for path in files]
     links = [address(os.path.relpath(figure, folder)) for figure in figures]
-    columns, rows = overview_table(found, links)
+    failures = list(_failures(lacking, settings))
+    columns, rows = overview_table(found, links, failures)
     with written_aside(table) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         _write_table(file, columns[1:], rows)
     more = "".join(
@@ -34,9 +40,21 @@ def write_overview(summaries, page, table):
         text = table_page("Predicted tomograms", columns, rows, WHAT_STANDS_OUT, more)
         aside.write_text(text, encoding="utf-8")
     logger.info(
-        "%s: %d rows, %d of which stand out", page, len(rows),
-        sum(bool(row["outlying"]["items"]) for row in rows),
+        "%s: %d rows, %d of which stand out, %d of these not predicted", page, len(rows),
+        sum(bool(row["outlying"]["items"]) for row in rows), len(failures),
     )  # fmt: skip
+
+
+def _failures(lacking, settings):
+    """(tomogram, stage, sentence) of the tomograms that have no summary."""
+    for path, why in lacking.items():
+        file = Path(path)
+        what = "drawn" if why.step.endswith("_draw_prediction") else "predicted"
+        stage = settings["stages"][str(file.parents[2])]
+        yield file.name.removesuffix(".json"), stage, f"not {what}: {why.reason}"
+    for stage, lost in settings["no_files"].items():
+        for tomogram, what in lost.items():
+            yield tomogram, stage, f"not predicted: {what}"
 
 
 def _tomograms(count):
@@ -54,5 +72,8 @@ def _write_table(file, columns, rows):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]), recorded(snakemake):
-        write_overview(**snakemake.input, **snakemake.output)
+    with (
+        log_to(snakemake.log[0]),
+        recorded(snakemake, absent=read_unmade(snakemake.params.unmade)),
+    ):
+        write_overview(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -1,12 +1,14 @@
 """What is wrong with a tomogram is named before anything expensive begins, and stops it alone."""
 
 import csv
+import html
 import json
 import os
 import re
 import shutil
 import struct
 from pathlib import Path
+from urllib.parse import unquote
 
 import h5py
 import mrcfile
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from admit_tomogram import admit_tomogram
+from browser import open_page
 from check_tomogram import check_tomogram
 from conftest import REPOSITORY
 from cryoseg.errors import InputError
@@ -621,3 +624,165 @@ def test_the_bad_are_tabulated_and_the_healthy_beside_them_predicted(lab):
     lab.run("predict", fails=True)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert not {step for step in lab.plan("predict") if step[1] in GOOD}
+
+
+# What is broken, all in one run: each is named by a sentence and costs only itself
+
+NO_FILES = {
+    "a folder": (Path.mkdir, E, "it is a folder, not a file; put the tomogram there"),
+    "a link to itself": (lambda path: path.symlink_to(path), E, "Too many levels of symbolic"),
+    "a link to nothing": (
+        lambda path: path.symlink_to("/no where.mrc"), E, "it is a link to /no where.mrc, where",
+    ),
+}  # fmt: skip
+BROKEN = {
+    **{case: odd for case, odd in TOMOGRAMS.items() if odd[1] == E and case != "no file"},
+    **NO_FILES,
+}
+BROKEN_MASKS = {f"mask: {case}": odd for case, odd in MASKS.items() if odd[1] == E}
+DOUBTFUL = {case: TOMOGRAMS[case] for case in ("no voxel size",)}
+TO_SCALE = {"cut": TOMOGRAMS["a byte too few"], "nowhere": NO_FILES["a link to nothing"]}
+HEALTHY = ("TS_1", "#2, é [x] & 50%25?")
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """A folder of tomograms within masks, and one of tomograms to be scaled before."""
+    lab = Lab(tmp_path_factory.mktemp("broken"))
+    scale = {"raw": {"input_path": "raw", "output_path": "scaled"}}
+    lab.write_config(scale=scale, predict={name: f"config/{name}.yaml" for name in ("odd", "even")})
+    for folder in ("tomograms", "raw", "masks", "labels"):
+        (lab.folder / folder).mkdir()
+    shutil.copy(REPOSITORY / "tests" / "data" / "lamella.ckpt", lab.folder)
+    for name, folder, masks in (("odd", "tomograms", "masks"), ("even", "scaled", None)):
+        stage = stage_file(
+            name, data_folder=folder, mask_folder=masks, trained_model="lamella.ckpt"
+        )
+        stage |= {"evaluate": {"labels_folder": "labels"}} if masks else {}
+        lab.write_yaml(f"config/{name}.yaml", stage)
+    for name in (*HEALTHY, *BROKEN_MASKS, *DOUBTFUL, *BROKEN):
+        make = (DOUBTFUL | BROKEN).get(name, (write,))[0]
+        make(lab.folder / "tomograms" / f"{name}.mrc")
+        make_mask = BROKEN_MASKS.get(name, (predictions("labels"),))[0]
+        make_mask(lab.folder / "masks" / f"{name}_preds.h5")
+    for name in (HEALTHY[1], "NaN", "a folder"):
+        labels(lambda voxels: voxels)(lab.folder / "labels" / f"{name}.mrc")
+    write(lab.folder / "raw" / "fine.mrc")
+    for name, (make, *_) in TO_SCALE.items():
+        make(lab.folder / "raw" / f"{name}.mrc")
+    return lab
+
+
+def table(path):
+    """Rows of a table by tomogram."""
+    with open(path, newline="") as file:
+        return {row["tomogram"]: row for row in csv.DictReader(file, delimiter="\t")}
+
+
+def test_each_broken_input_is_named_and_the_healthy_ones_beside_them_are_predicted(broken):
+    shown = broken.run("check", fails=True)
+    checks = {name: table(broken.folder / f"checks/{name}.tsv") for name in ("tomograms", "scaled")}
+    wrong = BROKEN | BROKEN_MASKS
+    assert len(wrong | TO_SCALE) >= 25
+    assert checks["tomograms"].keys() == {"(folder)", *HEALTHY, *DOUBTFUL, *wrong}
+    assert checks["scaled"].keys() == {"(folder)", "fine", *TO_SCALE}
+    for cases, found in ((wrong | DOUBTFUL, checks["tomograms"]), (TO_SCALE, checks["scaled"])):
+        for case, (_, level, sentence) in cases.items():
+            assert re.search(f"{level}: .*{sentence}", found[case]["findings"]), found[case]
+            assert (int(found[case]["errors"]) > 0) == (level == E)
+    assert checks["scaled"]["cut"]["findings"].startswith("error: not checked: raw/cut.mrc: the f")
+    assert {row["errors"] for row in map(checks["tomograms"].get, (*HEALTHY, *DOUBTFUL))} == {"0"}
+
+    # Errors come first, and the tables hold the rest.
+    heading, told = re.search(r"^(\d+ errors, .*:)\n((?:  .*\n)+)", shown, re.M).groups()
+    assert heading.startswith(f"{len(wrong) + 1} errors, ")
+    *first, rest = told.splitlines()
+    assert all(line.startswith("  error: ") for line in first)
+    assert re.fullmatch(r"  \.\.\. and \d+ more in checks/tomograms.tsv", rest)
+
+    shown = broken.run("overview", fails=True)
+    assert f"{len(wrong) + len(TO_SCALE)} jobs failed:" in shown
+    for name in (*HEALTHY, *DOUBTFUL):
+        assert broken.labels("odd", name).shape == SHAPE
+    assert broken.labels("even", "fine").shape == SHAPE
+    scored = {path.stem for path in broken.folder.glob("logs/*/score_voxels/*.log")}
+    assert scored == {"fine", *HEALTHY, *DOUBTFUL}  # no GPU was asked for the others
+    rows = table(broken.folder / "overview.tsv")
+    assert rows.keys() == scored | wrong.keys() | TO_SCALE.keys()
+    for case, (_, _, sentence) in (wrong | TO_SCALE).items():
+        assert re.match(f"not predicted: .*{sentence}", rows[case]["stands out"]), rows[case]
+    assert not any("not predicted" in rows[name]["stands out"] for name in scored)
+    with open(broken.folder / "predictions/odd/evaluation/summary.tsv", newline="") as file:
+        summary = list(csv.DictReader(file, delimiter="\t"))
+    reasons = {row["not_evaluated"]: row["reason"] for row in summary if row["not_evaluated"]}
+    assert reasons.keys() == {"NaN", "a folder"}
+    assert "3 of 3840 voxels are NaN" in reasons["NaN"]
+    assert {row["tomograms"] for row in summary if row["measure"] == "dice"} == {"1"}
+
+
+# Loads each picture of a report from where the report has it, and writes down how wide it is.
+PICTURES = """
+  const pictures = Object.entries(results).filter(([, each]) => each.mime_type.startsWith("image"))
+    .map(([path, each]) => [path, Object.assign(new Image(), { src: PLACE + each.data_uri })]);
+  document.body.append(...pictures.map(([, image]) => image));
+  window.addEventListener("load", () => {
+    const text = Object.assign(document.createElement("pre"), { id: "widths" });
+    text.textContent = JSON.stringify(pictures.map(([path, image]) => [path, image.naturalWidth]));
+    document.body.append(text);
+  });
+"""
+
+
+def widths_in(report, place):
+    """{path: width as a browser shows it} of the pictures of a report.
+
+    place: what its addresses are relative to
+    """
+    page = open_page(report, script=PICTURES.replace("PLACE", json.dumps(place)))
+    (found,) = re.findall(r'<pre id="widths">(.*?)</pre>', page.dom, re.S)
+    return dict(json.loads(html.unescape(found)))
+
+
+def test_the_report_and_the_overview_show_what_there_is_whatever_it_is_called(broken):
+    predicted = {f"predictions/odd/pictures/{name}.png" for name in (*HEALTHY, *DOUBTFUL)}
+    predicted.add("predictions/even/pictures/fine.png")
+    told = broken.run("--report", "report.html", "overview")
+    assert "not there, and so not in the report: " in told
+    broken.run("--report", "report.zip", "overview")
+    shutil.unpack_archive(broken.folder / "report.zip", broken.folder)
+    beside = f"{(broken.folder / 'report').as_uri()}/"
+    for report, place in (("report.html", ""), ("report/report.html", beside)):
+        widths = widths_in(broken.folder / report, place)
+        assert widths.keys() == predicted
+        assert min(widths.values()) > 500, widths
+    script = """
+      Promise.all([...document.images].map((each) => each.decode())).then(() => {
+        document.title = [...document.images].filter((each) => each.naturalWidth).length;
+      });
+    """
+    page = open_page(broken.folder / "overview.html", script=script)
+    assert page.console == []
+    assert f"<title>{len(predicted)}</title>" in page.dom
+    links = {unquote(link) for link in re.findall(r'<a href="(.*?)"', page.dom)}
+    assert links == predicted
+
+
+def test_what_is_mended_is_predicted_and_what_is_removed_has_no_row_any_more(broken):
+    for name in (*BROKEN, *BROKEN_MASKS):
+        path = broken.folder / "tomograms" / f"{name}.mrc"
+        path.rmdir() if path.is_dir() else path.unlink()
+        (broken.folder / "masks" / f"{name}_preds.h5").unlink()
+    (broken.folder / "raw" / "nowhere.mrc").unlink()
+    write(broken.folder / "raw" / "cut.mrc")
+    broken.run("overview")
+    rows = table(broken.folder / "overview.tsv")
+    assert rows.keys() == {"fine", "cut", *HEALTHY, *DOUBTFUL}
+    assert not any("not predicted" in row["stands out"] for row in rows.values())
+    assert broken.plan("overview") == set()
+
+    # What was predicted of a tomogram that is broken since is not shown as if it were its own.
+    TO_SCALE["cut"][0](broken.folder / "raw" / "fine.mrc")
+    broken.run("overview", fails=True)
+    shown = table(broken.folder / "overview.tsv")["fine"]["stands out"]
+    assert shown.startswith("not predicted: raw/fine.mrc: the file is truncated")
+    assert table(broken.folder / "checks/scaled.tsv")["fine"]["errors"] == "1"

@@ -387,8 +387,57 @@ def test_a_folder_without_tomograms_is_named_with_what_it_holds(lab):
 
 def test_a_link_to_nothing_is_named(lab):
     os.symlink("/nowhere/at/all.mrc", "tomograms/TS_2.mrc")
-    (mistake,) = lab.mistakes(lamella=LAMELLA)
+    (mistake,) = lab.mistakes(scale={"raw": SCALE | {"input_path": "tomograms"}})
     assert "TS_2.mrc link to files that do not exist" in mistake
+
+
+def test_what_is_called_like_a_tomogram_and_is_none_costs_only_itself(lab):
+    ending = "; put the tomogram there, or remove it"
+    for name in ("TS_10.mrc", "x.mrc_13.28Apx.mrc"):
+        os.unlink(f"tomograms/{name}")
+    os.symlink("/nowhere/at/all.mrc", "tomograms/TS_2.mrc")
+    os.symlink("TS_3.mrc", "tomograms/TS_3.mrc")
+    os.mkdir("tomograms/TS_4.mrc")
+    os.symlink("TS_4.mrc", "tomograms/TS_5.mrc")
+    stages, _ = lab.read(lamella=LAMELLA)
+    assert stages.names_to_predict("lamella") == ["TS_1"]
+    lost = stages.no_files_to_predict("lamella")
+    assert {name: what.removesuffix(ending) for name, what in lost.items()} == {
+        "TS_2": "tomograms/TS_2.mrc: it is a link to /nowhere/at/all.mrc, where there is no file "
+        "(No such file or directory)",
+        "TS_3": "tomograms/TS_3.mrc: it is a link to TS_3.mrc, where there is no file "
+        "(Too many levels of symbolic links)",
+        "TS_4": "tomograms/TS_4.mrc: it is a folder, not a file",
+        "TS_5": "tomograms/TS_5.mrc: it is a link to a folder, not to a file",
+    }
+    files = plan.targets(stages)
+    assert "predictions/lamella/TS_2_preds.h5" not in files["predict"]
+    for target in ("predict", "overview", "all"):  # a run for these fails, and names them
+        assert {f"checks/tomograms/predict/{name}.admitted" for name in lost} <= {*files[target]}
+    (check,) = plan.checks(stages).values()
+    assert check["findings"] == [f"checks/tomograms/TS_{n}.json" for n in range(1, 6)]
+    assert plan.tomogram_of(check, "TS_1") == "tomograms/{tomogram}.mrc"
+    assert plan.tomogram_of(check, "TS_2") == []
+    assert plan.checked_for(check, "TS_2")["no_file"] == lost["TS_2"]
+    assert plan.overview(stages)["settings"]["no_files"] == {"lamella": lost}
+
+
+def test_a_link_to_nothing_that_is_not_asked_for_costs_nothing(lab):
+    for number in (2, 3):
+        os.symlink("/nowhere/at/all.mrc", f"tomograms/TS_{number}.mrc")
+    stages, _ = lab.read(lamella=LAMELLA | {"test_files": ["TS_1.mrc", "TS_2.mrc"]})
+    assert stages.names_to_predict("lamella") == ["TS_1"]
+    assert set(stages.no_files_to_predict("lamella")) == {"TS_2"}
+
+
+def test_links_to_nothing_among_files_to_scale_cost_only_themselves_where_a_check_follows(lab):
+    os.symlink("/nowhere/at/all.mrc", "tomograms/TS_2.mrc")
+    stages, _ = lab.read(
+        scale={"raw": SCALE | {"input_path": "tomograms"}},
+        lamella=LAMELLA | {"data_folder": "scaled"},
+    )
+    assert "TS_2" not in stages.names_to_scale("raw") + stages.names_to_predict("lamella")
+    assert set(stages.no_files_to_predict("lamella")) == {"TS_2"}
 
 
 def test_links_to_tomograms_are_tomograms(lab):
@@ -599,7 +648,7 @@ def test_a_stage_is_compared_where_the_other_one_predicts_too(lab):
     stages, _ = lab.read(lamella=evaluated(compare_with="other"), other=other)
     given = plan.evaluation(stages, "lamella")
     assert given["compared"] == {"TS_10": "predictions/other/TS_10_preds.h5"}
-    assert given["summarise"] == {"stages": ["lamella", "other"]}
+    assert given["summarise"] == {"stages": ["lamella", "other"], "no_files": {}}
 
 
 @pytest.mark.parametrize(

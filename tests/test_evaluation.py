@@ -18,13 +18,15 @@ from cryoseg.metrics import Compared, count_pairs, voxel_measures
 from cryoseg.objects import counted_at, find_objects, match, object_measures
 from cryoseg.summaries import COLUMNS, compare, mean_interval, signed_rank_p, summarise
 from cryoseg.surface_dice import surface_counts, surface_dice
-from cryoseg.tables import read_table
+from cryoseg.tables import read_table, write_table
+from cryoseg.unmade import Unmade, write_unmade
 from cryoseg.volumes import write_mrc
 from evaluate_labels import evaluate_labels
 from summarise_evaluation import summarise_evaluation
 
 CUBES = (8.0, 8.0, 8.0)  # Angstrom
 FLAT = (16.0, 8.0, 12.0)
+STAGE_A = {"stages": ["a"], "no_files": {}}
 
 
 def blobs(seed, shape=(40, 50, 36)):
@@ -500,5 +502,21 @@ def test_tomograms_called_like_numbers_keep_their_names(tmp_path):
         table.to_csv(parts[-1], sep="\t", index=False)
         assert read_table(parts[-1])["tomogram"].tolist() == [name]
     written = [tmp_path / "summary.tsv", tmp_path / "summary.html"]
-    summarise_evaluation(parts, *written, settings={"stages": ["a"]})
+    summarise_evaluation(parts, *written, settings=STAGE_A, unmade=tmp_path / "none")
     assert row_of(read_table(tmp_path / "summary.tsv"), "1")["tomograms"] == 3
+
+
+def test_tomograms_that_could_not_be_evaluated_are_rows_of_their_own(tmp_path):
+    write_table(tmp_path / "TS_1_evaluation.tsv", tables("a", {"1": [0.5]}))
+    lost = tmp_path / "TS #2_evaluation.tsv"
+    write_unmade(tmp_path / "unmade.json", {str(lost): Unmade("raw_scale_tomogram", "it is cut")})
+    for parts, counted in (([tmp_path / "TS_1_evaluation.tsv", lost], 1), ([lost], 0)):
+        summarise_evaluation(
+            parts, tmp_path / "s.tsv", tmp_path / "s.html", settings=STAGE_A,
+            unmade=tmp_path / "unmade.json",
+        )  # fmt: skip
+        table = read_table(tmp_path / "s.tsv")
+        assert list(table["tomograms"].dropna().unique()) == [counted] * counted
+        row = table.iloc[-1]
+        assert (row["not_evaluated"], row["reason"]) == ("TS #2", "it is cut")
+        assert "it is cut" in (tmp_path / "s.html").read_text()

@@ -7,6 +7,7 @@ import pytest
 
 from cryoseg import slurm
 from cryoseg.failures import COLUMNS, Failure, explain, failure_lines, write_failures
+from cryoseg.run_warnings import MOST_WARNINGS, warning_lines
 from cryoseg.slurm import JobRecord, job_record, span
 
 RECORD = JobRecord(
@@ -126,3 +127,26 @@ def test_many_names_are_written_short_and_safe_for_a_path():
     assert span({"TS_1", "TS_3", "TS_2"}) == "TS_1..TS_3"
     assert span({"a/%j $(rm) é\n"}) == "a__j___rm____"
     assert len(span({"a" * 300, "b" * 300})) < 200
+
+
+def write_warnings(path, *warnings):
+    path.write_text("".join(f"2025-11-02 10:11:12 WARNING {each}\n" for each in warnings))
+    return str(path)
+
+
+def test_errors_come_before_warnings_and_the_table_with_the_rest_is_named(tmp_path):
+    single = write_warnings(tmp_path / "TS_1.log", "TS_1: dim", "TS_1: alone")
+    sentences = [f"TS_{number}: dim" for number in range(1, 31)] + ["error: TS_31: cut"]
+    all_of_them = write_warnings(tmp_path / "tabulate.log", *sentences)
+    lines = warning_lines({single: None, all_of_them: "checks/raw.tsv"})
+    assert lines[:3] == ["1 error, 31 warnings:", "  error: TS_31: cut", "  TS_1: dim"]
+    assert len(lines) == MOST_WARNINGS + 2
+    assert lines[-1] == f"  ... and {32 - MOST_WARNINGS} more in checks/raw.tsv"
+
+
+def test_warnings_that_no_table_holds_are_looked_for_in_logs(tmp_path):
+    logs = [write_warnings(tmp_path / f"{n:02}.log", f"TS_{n}: dim") for n in range(25)]
+    lines = warning_lines(dict.fromkeys(logs))
+    assert lines[0] == "25 warnings:"
+    assert lines[-1] == f"  ... and 5 more in {', '.join(logs[20:23])} and 2 more"
+    assert warning_lines({str(tmp_path / "none.log"): None}) == []

@@ -20,6 +20,7 @@ from cryoseg.overview import (
     robust_scores,
 )
 from cryoseg.table_page import address, details, plain_table_page, table_page
+from cryoseg.unmade import Unmade, write_unmade
 from write_overview import write_overview
 
 HOSTILE = "<img src=x onerror=console.error(1)> \"q\" 'q' & é </script> <!-- @@MORE@@ #?%20\u2028"
@@ -168,9 +169,12 @@ def test_predictions_made_in_different_ways_are_told_apart():
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes summaries, and returns the folder of the overview."""
+    """Writes summaries, and returns the folder of the overview.
 
-    def write(found):
+    unmade: {name: Unmade} of further tomograms, which have no summary; no_files: {name: what}
+    """
+
+    def write(found, unmade=None, no_files=None):
         folder = tmp_path / "predictions é" / "pictures"
         (folder / "summaries").mkdir(parents=True)
         image = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
@@ -179,7 +183,18 @@ def written(tmp_path):
         for number, each in enumerate(found):
             paths.append(folder / "summaries" / f"{number} #?.json")
             paths[-1].write_text(json.dumps(each | {"thumbnail": thumbnail}))
-        write_overview(paths, tmp_path / "overview.html", tmp_path / "overview.tsv")
+        lacking = {
+            str(folder / "summaries" / f"{name}.json"): why for name, why in (unmade or {}).items()
+        }
+        write_unmade(tmp_path / "unmade.json", lacking)
+        write_overview(
+            [*paths, *lacking], tmp_path / "overview.html", tmp_path / "overview.tsv",
+            settings={
+                "stages": {str(folder.parent): "semantic"},
+                "no_files": {"semantic": no_files or {}},
+            },
+            unmade=tmp_path / "unmade.json",
+        )  # fmt: skip
         return tmp_path
 
     return write
@@ -201,6 +216,41 @@ def test_the_table_has_what_the_page_shows(written):
     assert rows[0]["tomogram"] == "TS_3"
     assert rows[0]["warnings"] == "one; two"
     assert float(rows[0]["membrane, nm³"]) == pytest.approx(found[2]["classes"][1]["volume"])
+
+
+def test_what_was_not_predicted_has_a_row_before_all_others_that_says_why(written):
+    found = several(12)
+    found[4]["probability"] = 0.1
+    folder = written(
+        found,
+        {
+            "TS_13": Unmade("raw_admit_to_predict", HOSTILE),
+            "TS_14": Unmade("semantic_draw_prediction", "out of memory"),
+        },
+        {"TS_15": "it is a folder"},
+    )
+    with open(folder / "overview.tsv", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert len(rows) == 15
+    assert [row["tomogram"] for row in rows[:4]] == ["TS_13", "TS_14", "TS_15", "TS_5"]
+    assert rows[0]["stands out"] == f"not predicted: {HOSTILE}"
+    assert rows[1]["stands out"] == "not drawn: out of memory"
+    assert rows[2]["stands out"] == "not predicted: it is a folder"
+    assert (rows[0]["stage"], rows[0]["probability, mean"]) == ("semantic", "")
+    for sorting in ("", "sort=outlying", "sort=probability", "sort=picture", "only=1"):
+        page = open_page(folder / "overview.html", sorting)
+        assert page.console == []
+        assert {"TS_13", "TS_14", "TS_5"} <= set(names_shown(page))
+        assert html.escape(f"not predicted: {HOSTILE}", quote=False) in page.dom
+
+
+def test_a_file_that_is_missing_and_not_listed_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_overview(
+            tmp_path / "a/pictures/summaries/TS_1.json", tmp_path / "o.html", tmp_path / "o.tsv",
+            settings={"stages": {str(tmp_path / "a"): "semantic"}, "no_files": {}},
+            unmade=tmp_path / "none",
+        )  # fmt: skip
 
 
 def test_the_page_links_to_the_figures_beside_it(written):

@@ -114,6 +114,24 @@ def test_what_was_not_touched_matches(workshop):
     assert workshop.found() == ("matches", "")
 
 
+def test_what_was_made_without_a_file_matches_until_the_file_is_there(tmp_path):
+    shop = Workshop(tmp_path)
+    late = tmp_path / "late.txt"
+    inputs = {"text": [str(shop.source), str(late)]}
+    job = SimpleNamespace(
+        rule="double", input=inputs, output={"twice": str(shop.made)},
+        params={"settings": shop.settings},
+    )  # fmt: skip
+    with recorded(job, absent=[str(late)]):
+        shop.made.write_text("abcabc")
+    assert shop.found(inputs=inputs) == ("matches", "")
+    late.write_text("def")
+    provenance._hashes.clear()
+    status, reason = shop.found(inputs=inputs)
+    assert status == "changed"
+    assert reason == f"text {late} is there now; it was made without that file"
+
+
 def test_numbers_as_keys_of_settings_are_those_of_the_record(workshop):
     workshop.settings = {"data": {"sizes": {2: 6, 1: 5, 10: 7}, "min": 0}}
     assert workshop.found() == ("matches", "")

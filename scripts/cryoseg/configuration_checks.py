@@ -1,5 +1,6 @@
 """What can be wrong with a configuration beyond single values: order, folders and files."""
 
+import os
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 
@@ -74,6 +75,10 @@ def _reading_mistakes(stages, section, name, begin):
     entry, key = getattr(stages, section)[name], TOMOGRAM_KEYS[section]
     tomograms = stages.tomograms_in(entry[key], entry["file_extension"])
     mistakes = list(_tomogram_mistakes(tomograms, entry["file_extension"], begin, key))
+    # Where a check comes first, that names what is no file, and stops nothing else.
+    checked = section == "predict" or (section == "scale" and stages.predicts_what_is_made_by(name))
+    if tomograms.listable and not tomograms.writer and not checked:
+        mistakes += _link_mistakes(tomograms, begin, key)
     yield from mistakes
     # A folder that feeds this one may be unreadable too; that has been reported.
     if not mistakes and tomograms.listable and section in FILE_MISTAKES:
@@ -209,8 +214,13 @@ def _tomogram_mistakes(tomograms, extension, begin, key):
         return
     if not tomograms.names:
         yield f"{begin}{key} {folder} holds no {extension} file{folders.endings(folder)}"
-    if lost := folders.dangling(folder, [name + extension for name in tomograms.names]):
-        yield f"{begin}{key} {folder}: {some(lost)} link to files that do not exist"
-    for name in tomograms.names:
+    for name in (*tomograms.names, *tomograms.no_files):
         if reason := unusable(name, VARIABLE):
             yield f"{begin}{key} {folder}: the file name {name + extension!a} {reason}"
+
+
+def _link_mistakes(tomograms, begin, key):
+    """Links to files that are not there, which would be left out without a word."""
+    files = [name + tomograms.extension for name in tomograms.no_files]
+    if lost := [each for each in files if os.path.islink(f"{tomograms.folder}/{each}")]:
+        yield f"{begin}{key} {tomograms.folder}: {some(lost)} link to files that do not exist"

@@ -23,8 +23,12 @@ class EvaluationStages:
 
     def names_to_evaluate(self, name):
         """Sorted names of the tomograms of a stage that have true labels."""
+        return self.those_with_labels(name, self.names_to_predict(name))
+
+    def those_with_labels(self, name, names):
+        """Those of the names of tomograms of which a stage has true labels."""
         folder, ending = self.true_labels(name)
-        return self._those_with(folder, ending, self.names_to_predict(name))
+        return self._those_with(folder, ending, names)
 
     def evaluation_masks(self, name):
         """(folder, ending) of the masks that an evaluation keeps within, or None."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from difflib import get_close_matches
 
 # Snakemake takes these for a variable or a wildcard where they stand in a path.
@@ -27,17 +28,37 @@ def identity(folder):
 
 def file_names(folder):
     """Names of the files in a folder; hidden ones, among them files being written, are left out."""
-    with os.scandir(folder) as entries:
-        return [
-            entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()
-        ]
+    return files_and_others(folder, "")[0]
 
 
-def dangling(folder, names):
-    """Those of the file names that are links to nothing."""
+def files_and_others(folder, ending):
+    """Names in a folder that end so: (those of files, {others: what is there instead}).
+
+    Others are folders, and links that lead to nothing. Hidden ones are left out.
+    """
+    files, others = [], {}
     with os.scandir(folder) as entries:
-        links = {entry.name for entry in entries if entry.is_symlink()}
-    return [name for name in names if name in links and not os.path.exists(f"{folder}/{name}")]
+        for entry in entries:
+            if entry.name.startswith(".") or not entry.name.endswith(ending):
+                continue
+            what = _instead_of_file(entry)
+            if what is None:
+                files.append(entry.name)
+            else:
+                remedy = "put the tomogram there, or remove it"
+                others[entry.name] = f"{folder}/{entry.name}: it is {what}; {remedy}"
+    return files, others
+
+
+def _instead_of_file(entry):
+    """What an entry of a folder is that is no file, or None."""
+    if not entry.is_symlink():
+        return "a folder, not a file" if entry.is_dir() else None
+    try:
+        mode = os.stat(entry.path).st_mode
+    except OSError as error:
+        return f"a link to {os.readlink(entry.path)}, where there is no file ({error.strerror})"
+    return "a link to a folder, not to a file" if stat.S_ISDIR(mode) else None
 
 
 def unreadable(folder):

@@ -11,6 +11,8 @@ import numpy as np
 OUTLYING, NORMAL, HALF_THE_SAME = 3.5, 0.6745, 1.2533
 # Fewer values do not tell what is usual.
 FEWEST = 10
+# What was not predicted stands before all that was.
+FIRST = 1e9
 # Shares are compared as logarithms; what is below this, 10 voxels in a million, counts as this.
 SMALLEST_PART = 1e-5
 
@@ -20,7 +22,8 @@ WHAT_STANDS_OUT = (
     "Hoaglin, 1993). Compared are the mean probability, and for each class the share of the "
     "lamella that it takes (of the tomogram where there is no lamella; for the lamella itself the "
     "share of the tomogram), as a logarithm, shares below 0.001 % as 0.001 %. It takes "
-    f"{FEWEST} tomograms at least. It is a hint where to look first, not a verdict."
+    f"{FEWEST} tomograms at least. It is a hint where to look first, not a verdict. Tomograms that "
+    "could not be predicted stand before all others, with the reason."
 )
 COLUMNS = [
     {"key": "picture", "name": "picture", "kind": "picture", "about": ""},
@@ -66,10 +69,11 @@ def robust_scores(values):
     return scores if spread == 0 else apart / spread
 
 
-def overview_table(summaries, pictures):
+def overview_table(summaries, pictures, failures=()):
     """Columns and rows for table_page: a row for each tomogram and stage, outliers first.
 
     summaries: what draw_prediction writes of each; pictures: the addresses of their figures
+    failures:  (tomogram, stage, why there is no summary) of others, which come before all
     """
     reasons = find_outliers(summaries)
     shown = _shown_names(summaries)
@@ -88,6 +92,7 @@ def overview_table(summaries, pictures):
         _row(summary, picture, why)
         for summary, picture, why in zip(summaries, pictures, reasons, strict=True)
     ]
+    rows += [_row_of_failure(*failure) for failure in failures]
     rows.sort(key=lambda row: (-row["outlying"]["order"], -row["warnings"]["order"]))
     return [*COLUMNS, *volumes.values(), *LAST_COLUMNS], rows
 
@@ -144,6 +149,16 @@ def _row(summary, picture, why):
     for found in summary["classes"]:
         row[_key(found)] = found["voxels"] if found["volume"] is None else found["volume"]
     return row
+
+
+def _row_of_failure(tomogram, stage, sentence):
+    return {
+        "tomogram": tomogram,
+        "stage": stage,
+        "outlying": {"order": FIRST, "items": [sentence]},
+        "warnings": {"order": 0, "items": []},
+        "marked": {"outlying": sentence},
+    }
 
 
 def find_outliers(summaries):

@@ -17,6 +17,7 @@ from cryoseg.plan_checks import (
     checks,
     companions_of,
     positions_of,
+    tomogram_of,
 )
 from cryoseg.plan_evaluation import evaluation, evaluation_files, threshold_files
 from cryoseg.plan_labels import labelling
@@ -35,10 +36,13 @@ __all__ = [
     "labelling",
     "overview",
     "positions_of",
+    "tomogram_of",
     "training",
     "with_aliases",
 ]  # for the rules, which know this module only
 
+# List of the files that a run could not make, see cryoseg.unmade.
+UNMADE = "logs/unmade.json"
 NETWORK_KEYS = ("in_channels", "spatial_dims")
 LABEL_KEYS = ("threshold", "postprocessing", "3d_postprocessing", "postprocessing_sizes")
 
@@ -170,16 +174,24 @@ def targets(stages):
         ends = ["_preds.h5", f"_preds{extension}"][: 1 + stage["save_original_file_extension"]]
         for each in stages.names_to_predict(name):
             files["predict"] += [f"{folder}/{each}{end}" for end in ends]
+        files["predict"] += _refused(stages, name)
     names = sorted(set(check_names(stages).values()))
     files["check"] = [f"checks/{check}.{end}" for check in names for end in ("tsv", "html")]
     for name in stages.stages_to_evaluate():
-        files["evaluate"] += evaluation_files(stages, name)
+        files["evaluate"] += [*evaluation_files(stages, name), *_refused(stages, name)]
         if chooses_thresholds(stages.predict[name]):
             files["thresholds"] += threshold_files(stages, name)
-    files["overview"] = [*overview_files(stages), *files["check"], *files["evaluate"]]
+    refused = [file for name in stages.predict for file in _refused(stages, name)]
+    files["overview"] = [*overview_files(stages), *files["check"], *files["evaluate"], *refused]
     if stages.simulate:
         files["demo"] = files["overview"]
     return files | {"all": [file for step in steps for file in files[step]]}
+
+
+def _refused(stages, name):
+    """Admissions of a stage's tomograms that are no files: none is given, so the run names them."""
+    folder = admissions(stages, "predict", name)
+    return [f"{folder}/{each}.admitted" for each in stages.no_files_to_predict(name)]
 
 
 def calibrations(stages):

@@ -76,15 +76,20 @@ def _checking(stages, check, readers):
     tomograms = min(
         (_tomograms(stages, *reader) for reader in readers), key=lambda each: each.folder
     )
-    read_by, demands, companions = {}, {}, {}
+    read_by, demands, companions, no_files = {}, {}, {}, {}
     for section, name in readers:
         demand, place = _demand(stages, section, name), _companions(stages, section, name)
         called = _called(section, name, demand, place)
         demands[called] = demand
         if place:
             companions[called] = place
-        names = stages.names_to_train if section == "train" else stages.names_to_predict
-        for tomogram in names(name):
+        if section == "train":
+            names = stages.names_to_train(name)
+        else:
+            lost = stages.no_files_to_predict(name)
+            no_files |= lost
+            names = [*stages.names_to_predict(name), *lost]
+        for tomogram in names:
             read_by.setdefault(tomogram, set()).add(called)
         if section == "predict" and stages.predict[name]["evaluate"]:
             evaluated = stages.names_to_evaluate(name)
@@ -114,17 +119,25 @@ def _checking(stages, check, readers):
             *_positions(stages, tomograms),
             *(each for _, name in readers for each in _true_positions(stages, name, demands)),
         ],
+        "no_files": no_files,
         "findings": with_aliases({"findings": findings}, awkward)["findings"],
         "aliases": awkward,
         "folders": {
-            "names": tomograms.names,
-            "tomograms": None if tomograms.writer else [tomograms.folder, tomograms.extension],
+            "names": [*tomograms.names, *tomograms.no_files],
+            "tomograms": _on_disk(tomograms),
             "companions": [
                 [*place, _beside(demands[called])] for called, place in companions.items()
             ],
         },
         "volume": volume(tomograms),
     }
+
+
+def _on_disk(tomograms):
+    """[folder, extension] of what tomograms are made of, or None if a step writes that too."""
+    while isinstance(tomograms.made, Tomograms):
+        tomograms = tomograms.made
+    return None if tomograms.writer else [tomograms.folder, tomograms.extension]
 
 
 def _demand(stages, section, name):
@@ -239,8 +252,17 @@ def _positions(stages, tomograms):
     return found
 
 
+def tomogram_of(given, tomogram):
+    """File of a tomogram that its check reads; none of a link to nothing, nor of a folder."""
+    paths = given["paths"]
+    known = tomogram in given["no_files"]
+    return [] if known else f"{paths['tomograms']}/{{tomogram}}{paths['extension']}"
+
+
 def companions_of(given, tomogram):
     """Files beside a tomogram that its check reads, with {tomogram} for its name."""
+    if tomogram in given["no_files"]:
+        return []
     wanted = given["read_by"].get(tomogram, ())
     places = [given["companions"][each] for each in wanted if each in given["companions"]]
     return [f"{folder}/{{tomogram}}{ending}" for folder, ending in places]
@@ -248,6 +270,8 @@ def companions_of(given, tomogram):
 
 def positions_of(given, tomogram):
     """Files of positions that its check reads."""
+    if tomogram in given["no_files"]:
+        return []
     each = [every["files"] for every in given["positions"] if tomogram in every["names"]]
     return [file for files in each for file in files]
 
@@ -255,6 +279,9 @@ def positions_of(given, tomogram):
 def checked_for(given, tomogram):
     """What a tomogram is checked for, as scripts/check_tomogram.py wants it."""
     wanted = given["read_by"].get(tomogram, ())
+    if tomogram in given["no_files"]:
+        demands = {each: given["demands"][each] for each in wanted}
+        return {"demands": demands, "no_file": given["no_files"][tomogram]}
     return {
         "demands": {each: given["demands"][each] for each in wanted},
         "companions": [each for each in wanted if each in given["companions"]],

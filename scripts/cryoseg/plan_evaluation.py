@@ -58,7 +58,7 @@ def evaluation(stages, name):
         | which
         | {"tolerance_nm": wanted["tolerance_nm"]}
         | {"particles": _particles(wanted) if positions else None},
-        "summarise": which,
+        "summarise": which | {"no_files": _no_files_with_labels(stages, name)},
         "chooses": chooses_thresholds(stage),
         "try_thresholds": {"threshold": network["threshold"]},
         "try_sizes": {"postprocessing_sizes": network["postprocessing_sizes"]},
@@ -66,6 +66,12 @@ def evaluation(stages, name):
         "choose_sizes": labels | {"stage": stage},
         "volume": volume(stages.tomograms_to_predict(name)),
     }
+
+
+def _no_files_with_labels(stages, name):
+    """{tomogram: what is there instead of its file} of those that have true labels."""
+    lost = stages.no_files_to_predict(name)
+    return {each: lost[each] for each in stages.those_with_labels(name, sorted(lost))}
 
 
 def _particles(wanted):

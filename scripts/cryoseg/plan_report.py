@@ -33,12 +33,28 @@ def names_to_draw(stages, name):
 
     Not those that a stage draws which reads this one's masks: its figures show both.
     """
-    own = identity(stages.predict[name]["prediction_folder"])
-    shown = set()
-    for other, stage in stages.predict.items():
-        if stage["mask_folder"] and identity(stage["mask_folder"]) == own:
-            shown.update(stages.names_to_predict(other))
+    shown = {each for other in _within(stages, name) for each in stages.names_to_predict(other)}
     return [each for each in stages.names_to_predict(name) if each not in shown]
+
+
+def _within(stages, name):
+    """Names of the stages that read the labels of this one as masks."""
+    own = identity(stages.predict[name]["prediction_folder"])
+    return [
+        other
+        for other, stage in stages.predict.items()
+        if stage["mask_folder"] and identity(stage["mask_folder"]) == own
+    ]
+
+
+def _no_files(stages):
+    """{stage: {tomogram: what is there instead of its file}} of what cannot be drawn."""
+    found = {}
+    for name in stages.predict:
+        lost = stages.no_files_to_predict(name)
+        shown = set().union(*map(stages.no_files_to_predict, _within(stages, name)))
+        found[name] = {each: lost[each] for each in sorted(lost) if each not in shown}
+    return {name: lost for name, lost in found.items() if lost}
 
 
 def _logs(stages, name):
@@ -59,7 +75,16 @@ def overview(stages):
     """What rules/report.smk is given."""
     files = {"summaries": summaries(stages)}
     awkward = aliases(files)
-    return {"summaries": with_aliases(files, awkward)["summaries"], "aliases": awkward}
+    return {
+        "summaries": with_aliases(files, awkward)["summaries"],
+        "aliases": awkward,
+        "settings": {
+            "stages": {
+                spelled(stage["prediction_folder"]): name for name, stage in stages.predict.items()
+            },
+            "no_files": _no_files(stages),
+        },
+    }
 
 
 def summaries(stages):

@@ -21,7 +21,8 @@ def stage_mistakes(stages, name, begin):
 
 def _test_file_mistakes(stage, tomograms, begin):
     """Files that are asked for by name."""
-    known = [name + tomograms.extension for name in tomograms.names]
+    names = (*tomograms.names, *tomograms.no_files)
+    known = [name + tomograms.extension for name in names]
     writer, folder = tomograms.writer, tomograms.folder
     place = f"among the files that {writer} writes" if writer else f"in {folder}"
     for file, count in Counter(stage["test_files"] or ()).items():

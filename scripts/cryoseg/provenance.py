@@ -113,7 +113,7 @@ def flattened(settings, start=""):
 
 
 @contextmanager
-def recorded(job, headers=(), unread=()):
+def recorded(job, headers=(), unread=(), absent=()):
     """Keep a record of a job's outputs, if the block ends well.
 
     job:     has rule (its name), input, output and params, each by name, as Snakemake's scripts
@@ -121,6 +121,7 @@ def recorded(job, headers=(), unread=()):
     headers: names of inputs of which only the MRC header is read
     unread:  names of large outputs that are not read again to be hashed: the step that takes them
              for its input does that anyway
+    absent:  paths of inputs that the job goes without, and of outdated ones that it does not read
     Inputs are hashed in other threads meanwhile.
     Yields a dict; what is put into it becomes part of the record.
     """
@@ -132,7 +133,7 @@ def recorded(job, headers=(), unread=()):
         for name, paths in by_name(job.input).items()
         for path in paths
     ]
-    reading = [begin_sha256(path, part) for _, path, part in inputs]
+    reading = [begin_sha256(path, part) for _, path, part in inputs if path not in absent]
     about = {}
     try:
         yield about
@@ -145,7 +146,7 @@ def recorded(job, headers=(), unread=()):
     record = {
         "step": job.rule,
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "inputs": [_described(*each) for each in inputs],
+        "inputs": [_described(*each, absent=each[1] in absent) for each in inputs],
         "outputs": [
             {"name": name, "path": path} if name in unread else _described(name, path)
             for name, paths in outputs.items()
@@ -180,9 +181,9 @@ def _all(files):
     return [path for paths in files.values() for path in paths]
 
 
-def _described(name, path, part="content"):
+def _described(name, path, part="content", absent=False):
     try:
-        told = sha256(path, part)
+        told = None if absent else sha256(path, part)
     except PermissionError:  # which a check of a tomogram has found, and is no error there
         told = None
     return {"name": name, "path": path, "part": part, "sha256": told}

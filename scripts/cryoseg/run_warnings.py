@@ -2,26 +2,35 @@
 
 import re
 
+from cryoseg.folders import some
+
 WARNING = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING (.*)")
+# How an error begins that stops its tomogram alone, and is a warning to the job that found it.
+ERROR = "error: "
 MOST_WARNINGS = 20
 
 
 def warning_lines(logs):
-    """Lines for the end of a run: what its jobs warned of, each once, and where the rest stands.
+    """Lines for the end of a run: what its jobs found, each once, errors first; where the rest is.
 
-    logs: paths of the logs of the jobs that ran
+    logs: {path of a job's log: the table in which the job wrote all of that, or None}
     """
     found = {}
-    for log in logs:
+    for log, table in logs.items():
         for warning in warnings_in(log):
-            found.setdefault(warning, log)
+            # What a check warned of is told once more by the step that tabulates it.
+            if table or warning not in found:
+                found[warning] = table or log
     if not found:
         return []
-    count = "1 warning" if len(found) == 1 else f"{len(found)} warnings"
-    lines = [f"{count}:", *(f"  {warning}" for warning in list(found)[:MOST_WARNINGS])]
-    if len(found) > MOST_WARNINGS:
-        more = list(found.values())[MOST_WARNINGS]
-        lines.append(f"  ... and {len(found) - MOST_WARNINGS} more, the next one in {more}")
+    ordered = sorted(found, key=lambda warning: not warning.startswith(ERROR))
+    errors = sum(warning.startswith(ERROR) for warning in ordered)
+    counts = ((errors, "error"), (len(ordered) - errors, "warning"))
+    heading = ", ".join(f"{n} {what}{'s' * (n != 1)}" for n, what in counts if n)
+    lines = [f"{heading}:", *(f"  {warning}" for warning in ordered[:MOST_WARNINGS])]
+    if rest := ordered[MOST_WARNINGS:]:
+        places = some(sorted({found[warning] for warning in rest}), most=3)
+        lines.append(f"  ... and {len(rest)} more in {places}")
     return lines
 
 

@@ -110,7 +110,28 @@ class Stages(TrainingStages, LabelStages, EvaluationStages):
         stage = self.predict[name]
         if stage["test_files"] is None:
             return self.tomograms_to_predict(name).names
-        return sorted({file.removesuffix(stage["file_extension"]) for file in stage["test_files"]})
+        names = {file.removesuffix(stage["file_extension"]) for file in stage["test_files"]}
+        return sorted(names.difference(self.no_files_to_predict(name)))
+
+    def no_files_to_predict(self, name):
+        """{name of a tomogram: what is there instead of its file} of those that a stage wants."""
+        stage = self.predict[name]
+        found = self.tomograms_to_predict(name).no_files
+        if stage["test_files"] is None:
+            return found
+        ending = stage["file_extension"]
+        return {each: why for each, why in found.items() if each + ending in stage["test_files"]}
+
+    def predicts_what_is_made_by(self, name):
+        """Whether a stage predicts the tomograms that an entry under scale makes."""
+        readable = [each for each, stage in self.predict.items() if "data_folder" in stage]
+        for stage in readable:
+            tomograms = self.tomograms_to_predict(stage)
+            while isinstance(tomograms, Tomograms):
+                if str(tomograms.writer) == f"scale.{name}":
+                    return True
+                tomograms = tomograms.made
+        return False
 
     def names_by(self, writer):
         """Set of the tomograms' names that a Writer makes files for; empty if that is unknown."""

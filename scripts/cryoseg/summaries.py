@@ -105,6 +105,19 @@ def trained_on(table):
     return sorted(set(table.loc[table["split"] == "train", "tomogram"]))
 
 
+def with_those_left_out(table, reasons):
+    """A table of summarise or compare, with a row for each tomogram that no number counts.
+
+    reasons: {tomogram: why it could not be evaluated}; these are two columns at the end, which are
+             empty in other rows. Without any the table stays as it is.
+    """
+    if not reasons:
+        return table
+    rows = pd.DataFrame({"not_evaluated": list(reasons), "reason": list(reasons.values())})
+    columns = [*table.columns, *rows.columns]
+    return pd.concat([table, rows], ignore_index=True)[columns]
+
+
 def compare(table, other):
     """Compare the evaluations of two stages over the tomograms that both predicted.
 

@@ -19,6 +19,7 @@ def table_page(title, columns, rows, about="", more=""):
     rows:    dicts from column keys to values, in the order in which they are shown at first.
              text: text; number: number or None; list: {order: number to sort by, items: texts};
              picture: {link: address, see ``address``, image: data URI, text: what it shows}.
+             Text, number and picture may be missing.
              ``marked``: {key: why its value stands out}, if any do
     about:   an explanation, plain text
     more:    HTML to stand below the table, whatever came from files escaped

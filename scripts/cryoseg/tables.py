@@ -30,6 +30,8 @@ def read_table(path):
     return pd.read_csv(path, sep="\t", dtype=TEXT, keep_default_na=False, na_values=[""])
 
 
-def read_tables(paths):
-    """Read several tables and put them below each other."""
+def read_tables(paths, columns=()):
+    """Read several tables and put them below each other; of none, a table with these columns."""
+    if not paths:
+        return pd.DataFrame({name: pd.Series(dtype=TEXT.get(name, float)) for name in columns})
     return pd.concat([read_table(path) for path in paths], ignore_index=True)

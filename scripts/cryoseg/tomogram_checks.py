@@ -11,7 +11,7 @@ import numpy as np
 
 from cryoseg import mrc_headers
 from cryoseg.checks import Intensities, judge_alike, judge_intensities
-from cryoseg.findings import ERROR, WARNING, Finding, overheard
+from cryoseg.findings import ERROR, WARNING, Finding, finding_of, overheard
 from cryoseg.intensities import statistics
 from cryoseg.label_making import particles_in
 from cryoseg.label_volumes import count_values, new_labels
@@ -78,6 +78,12 @@ def check_tomogram(path, name, demands, companions, positions=()):
                 own[each] += found
     _conclude(check, demands, shared, own)
     return check
+
+
+def check_of_no_file(name, what, demands):
+    """The Check of a tomogram that is no file: ``what`` says what is there; demands: see above."""
+    stopped = sorted({demand["section"] for demand in demands.values()})
+    return Check({"tomogram": name}, [finding_of(ERROR, what)], stopped)
 
 
 def _judge_voxels(volume, demands, values, shared):

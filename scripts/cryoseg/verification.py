@@ -135,9 +135,13 @@ def _changed_inputs(step, record, hashes):
                     yield f"{name} {path} is no longer asked for"
                 continue
             found = hashes[path, each["part"]]
+            if found == each["sha256"]:
+                continue
             if found is None:
                 yield f"{name} {path} is missing or cannot be read"
-            elif found != each["sha256"]:
+            elif each["sha256"] is None:
+                yield f"{name} {path} is there now; it was made without that file"
+            else:
                 yield f"{name} {path} is another now ({found[:8]}, it was {each['sha256'][:8]})"
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from cryoseg.folders import file_names
+from cryoseg.folders import files_and_others
 
 # How a mask's file name may go on after the tomogram's name: as a stage writes it, or as an MRC.
 MASK_ENDINGS = ("_preds.h5", "_preds.mrc", "_preds.rec", ".mrc", ".rec")
@@ -52,8 +52,20 @@ class Tomograms:
             return self.made.names
         if self.made is not None:
             return self.made
-        names = (name for name in file_names(self.folder) if name.endswith(self.extension))
-        return sorted(name.removesuffix(self.extension) for name in names)
+        return sorted(name.removesuffix(self.extension) for name in self._on_disk[0])
+
+    @cached_property
+    def no_files(self):
+        """{name: what is there instead} of links to nothing and folders called like tomograms."""
+        if isinstance(self.made, Tomograms):
+            return self.made.no_files
+        if self.made is not None:
+            return {}
+        return {name.removesuffix(self.extension): why for name, why in self._on_disk[1].items()}
+
+    @cached_property
+    def _on_disk(self):
+        return files_and_others(self.folder, self.extension)
 
     @property
     def listable(self):

@@ -35,7 +35,7 @@ def finished(cluster, tmp_path_factory):
     path = lab.folder / RAW / f"{BAD}.mrc"
     path.write_bytes(path.read_bytes()[:-100])
     started = time.time()
-    lab.output = lab.run(fails=True)
+    lab.output = lab.run("all", "checks/scaled.tsv", fails=True)
     lab.jobs = cluster.jobs(started)
     return lab
 
@@ -82,6 +82,14 @@ def test_what_failed_is_named_with_rule_node_reason_and_log(finished):
         (row,) = csv.DictReader(file, delimiter="\t")
     assert (row["rule"], row["tomogram"]) == ("raw_scale_tomogram", BAD)
     assert (row["kind"], row["node"]) == ("input error", re.search(r"node\d", line)[0])
+
+
+def test_a_step_that_gathers_what_there_is_runs_on_the_cluster_and_says_what_is_not(finished):
+    with open(finished.folder / "checks" / "scaled.tsv", newline="") as file:
+        found = {row["tomogram"]: row for row in csv.DictReader(file, delimiter="\t")}
+    assert found.keys() == {"(folder)", BAD, *GOOD}
+    assert found[BAD]["findings"].startswith(f"error: not checked: {RAW}/{BAD}.mrc: the file is")
+    assert any(job.rule.endswith("tabulate_checks") for job in finished.jobs)
 
 
 def test_several_tomograms_share_a_job(finished):
