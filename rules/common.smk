@@ -72,9 +72,10 @@ def hasten_plans():
 
     def environment_of(job):
         # None of the environments depends on wildcards, so the job's params need not be worked out.
-        if job.rule not in environments:
-            environments[job.rule] = expand(job.rule, job.wildcards_dict, job.params, job.input)
-        return environments[job.rule]
+        step = job.rule
+        if step not in environments:
+            environments[step] = expand(step, job.wildcards_dict, job.params, job.input)
+        return environments[step]
 
     def is_flagged(value, flag):
         # Asked five million times; asking an abstract class for its instances is slow.

@@ -27,8 +27,12 @@ def identity(folder):
 
 
 def file_names(folder):
-    """Names of the files in a folder; hidden ones, among them files being written, are left out."""
-    return files_and_others(folder, "")[0]
+    """Names of the files in a folder, and of links to nothing, which whoever reads them will name.
+
+    Hidden ones, among them files being written, are left out.
+    """
+    files, others = files_and_others(folder, "")
+    return files + [name for name in others if not os.path.isdir(f"{folder}/{name}")]
 
 
 def files_and_others(folder, ending):
