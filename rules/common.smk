@@ -5,11 +5,13 @@ All Python that the rules need lies in scripts/cryoseg; this file connects it wi
 
 import gc
 import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import snakemake.common
 import snakemake.dag
 import snakemake.jobs
+import snakemake.persistence
 import snakemake.rules
 from snakemake.logging import logger
 from snakemake.report import html_reporter
@@ -21,7 +23,7 @@ if LIBRARY not in sys.path:
     # Appended: installed packages come first, as they do for Snakemake's scripts.
     sys.path.append(LIBRARY)
 
-from cryoseg import plan
+from cryoseg import plan, run_owners
 from cryoseg.configuration import SECTIONS, check_syntax, read_configuration
 from cryoseg.errors import InputError
 from cryoseg.failures import Failure, failure_lines, names_input_error, write_failures
@@ -96,6 +98,39 @@ def retry_what_may_succeed():
         return 0 if job.log and names_input_error(str(job.log[0])) else allowed(job)
 
     snakemake.jobs.Job.restart_times = property(restart_times)
+
+
+def take_off_dead_locks(workflow):
+    """Let a run take off the lock of a working folder that a killed run of this machine left.
+
+    Not where that one's jobs ran on other machines: they may run on, and are to be cancelled first.
+    """
+    hold = snakemake.persistence.PersistenceBase.lock
+
+    def make_free(persistence):
+        others = run_owners.owners()
+        living = [each for each in others.values() if not each.is_dead]
+        if persistence.locked and others and not living:
+            logger.info("The lock that a killed run left is taken off.")
+            for lock in Path(persistence.path, "locks").glob("*.lock"):
+                lock.unlink()
+        for note, each in others.items():
+            if each.is_dead:
+                note.unlink(missing_ok=True)
+        for each in living if persistence.locked else ():
+            logger.error(f"Another snakemake works in this folder: {each}.")
+
+    @contextmanager
+    def lock(persistence):
+        own = run_owners.this_run(elsewhere=workflow.resource_settings.nodes is not None)
+        with ExitStack() as at_the_end:
+            with run_owners.one_at_a_time():
+                make_free(persistence)
+                at_the_end.enter_context(run_owners.noted(own))
+                at_the_end.enter_context(hold(persistence))
+            yield
+
+    snakemake.persistence.PersistenceBase.lock = lock
 
 
 def limit_memory(workflow):
@@ -189,6 +224,7 @@ def as_step(job, with_resources=False):
 hasten_plans()
 heed_changes_behind_ancient_files()
 retry_what_may_succeed()
+take_off_dead_locks(workflow)
 limit_memory(workflow)
 show_large_figures()
 
