@@ -1,5 +1,6 @@
 """What a job says: all of it into its log file, and why it failed to the terminal as well."""
 
+import faulthandler
 import logging
 import os
 import signal
@@ -90,9 +91,12 @@ def _descriptors_into(path):
         _flush_streams()
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        # So that a crash leaves a word: of a mapped file that was cut short, or of a library.
+        faulthandler.enable(log)
         try:
             yield log
         finally:
+            faulthandler.disable()
             _flush_streams()
             for descriptor, original in zip((1, 2), saved, strict=True):
                 os.dup2(original, descriptor)

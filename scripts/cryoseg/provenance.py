@@ -133,9 +133,16 @@ def recorded(job, headers=(), unread=()):
         for path in paths
     ]
     reading = [begin_sha256(path, part) for _, path, part in inputs]
-    about = {}
+    about, before = {}, [_stamp(path) for _, path, _ in inputs]
     try:
         yield about
+        for (_, path, part), future, stamp in zip(inputs, reading, before, strict=True):
+            now = _stamp(path)
+            if now != stamp and (now is None or future.result() != sha256(path, part)):
+                raise InputError(
+                    f"{path}: the file was changed while it was read, and what was made of it does "
+                    "not count; give the same command again, once nothing writes to it any more"
+                )
     except BaseException:
         # A process ends when its threads do: it must not wait for what nobody will ask for.
         for future in reading:
@@ -161,6 +168,15 @@ def recorded(job, headers=(), unread=()):
         place.parent.mkdir(exist_ok=True)
         with written_aside(place) as aside:
             Path(aside).write_text(text)
+
+
+def _stamp(path):
+    """What is another number once a file is replaced or written to; None where there is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_record(output):

@@ -280,11 +280,12 @@ def count_files(folder):
     return len(watch.seen)
 
 
-def one_round(folder, seed, inputs, reference, targets=()):
+def one_round(folder, seed, inputs, reference, targets=(), most=3):
     """One round in a folder; returns what was struck, a list of (what, how). Raises FoundError.
 
     inputs:    folder of a Lab in which nothing is done yet
     reference: the same, done undisturbed
+    most:      kills
     """
     chance, folder = random.Random(seed), Path(folder)
     folder.mkdir()
@@ -292,7 +293,8 @@ def one_round(folder, seed, inputs, reference, targets=()):
     with Watch(lab.folder) as watch:
         watch.look()
         files = count_files(reference)
-        struck = [disturb(lab, watch, chance, files) for _ in range(chance.choice((1, 1, 2, 3)))]
+        kills = chance.randint(1, most)
+        struck = [disturb(lab, watch, chance, files) for _ in range(kills)]
         finish(lab)
     if watch.damaged:
         raise FoundError(f"not whole under a final name: {watch.damaged[:5]}")
@@ -300,7 +302,7 @@ def one_round(folder, seed, inputs, reference, targets=()):
         raise FoundError(f"not as without a kill: {differing[:9]}")
     if left := left_over(lab):
         raise FoundError(f"left over: {left[:5]}")
-    if shown := lab.plan(*lab.targets):
+    if not targets and (shown := lab.plan()):
         raise FoundError(f"there is still something to do: {shown}")
     return [each for each in struck if each]
 
@@ -311,10 +313,11 @@ def copied(source, target):
     return target
 
 
-def campaign(rounds, seed, targets=(), keep=False):
+def campaign(rounds, seed, targets=(), most=3, keep=False):
     """Rounds of kills, numbered from ``seed``; returns (struck, finds).
 
     targets: of the command; none for all
+    most:    kills in a round
     """
     struck, finds = [], []
     with tempfile.TemporaryDirectory() as top:
@@ -326,7 +329,7 @@ def campaign(rounds, seed, targets=(), keep=False):
         for number in range(seed, seed + rounds):
             folder, started = Path(top, str(number)), time.monotonic()
             try:
-                hits = one_round(folder, number, inputs, reference.folder, targets)
+                hits = one_round(folder, number, inputs, reference.folder, targets, most)
                 struck += hits
                 outcome = "; ".join(f"{what} {way}" for what, way in hits) or "nothing was hit"
             except FoundError as error:
