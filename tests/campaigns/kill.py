@@ -217,7 +217,10 @@ def wait_for_orphans(before):
 def disturb(lab, watch, chance, files):
     """Run the workflow and strike it once, at a random moment up to the last of so many files."""
     run, family = start(lab), []
-    wanted, patience = chance.randint(len(watch.seen), files), chance.uniform(0, MOST_PATIENCE)
+    wanted, patience = (
+        chance.randint(min(len(watch.seen), files), files),
+        chance.uniform(0, MOST_PATIENCE),
+    )
     at = None
     while run.poll() is None and (at is None or time.monotonic() < at):
         if at is None and len(watch.seen) >= wanted:
