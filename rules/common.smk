@@ -6,6 +6,7 @@ All Python that the rules need lies in scripts/cryoseg; this file connects it wi
 import gc
 import os
 import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import quote
@@ -14,6 +15,7 @@ import snakemake.common
 import snakemake.dag
 import snakemake.io.fmt
 import snakemake.jobs
+import snakemake.persistence
 import snakemake.report
 import snakemake.rules
 from snakemake.io import is_flagged
@@ -33,7 +35,7 @@ if LIBRARY not in sys.path:
     # Appended: installed packages come first, as they do for Snakemake's scripts.
     sys.path.append(LIBRARY)
 
-from cryoseg import plan
+from cryoseg import plan, run_owners
 from cryoseg.configuration import SECTIONS, check_syntax, read_configuration
 from cryoseg.errors import InputError
 from cryoseg.failures import Failure, explain, failure_lines, names_input_error, write_failures
@@ -237,6 +239,39 @@ def forget_what_was_lacking():
     Path(plan.UNMADE).unlink(missing_ok=True)
 
 
+def take_off_dead_locks(workflow):
+    """Let a run take off the lock of a working folder that a killed run of this machine left.
+
+    Not where that one's jobs ran on other machines: they may run on, and are to be cancelled first.
+    """
+    hold = snakemake.persistence.PersistenceBase.lock
+
+    def make_free(persistence):
+        others = run_owners.owners()
+        living = [each for each in others.values() if not each.is_dead]
+        if persistence.locked and others and not living:
+            logger.info("The lock that a killed run left is taken off.")
+            for lock in Path(persistence.path, "locks").glob("*.lock"):
+                lock.unlink()
+        for note, each in others.items():
+            if each.is_dead:
+                note.unlink(missing_ok=True)
+        for each in living if persistence.locked else ():
+            logger.error(f"Another snakemake works in this folder: {each}.")
+
+    @contextmanager
+    def lock(persistence):
+        own = run_owners.this_run(elsewhere=workflow.resource_settings.nodes is not None)
+        with ExitStack() as at_the_end:
+            with run_owners.one_at_a_time():
+                make_free(persistence)
+                at_the_end.enter_context(run_owners.noted(own))
+                at_the_end.enter_context(hold(persistence))
+            yield
+
+    snakemake.persistence.PersistenceBase.lock = lock
+
+
 def limit_memory(workflow):
     """Let jobs that run on this machine together book no more memory than it has free.
 
@@ -379,6 +414,9 @@ hasten_plans()
 heed_changes_behind_ancient_files()
 retry_what_may_succeed()
 gather_what_there_is()
+
+
+take_off_dead_locks(workflow)
 limit_memory(workflow)
 show_large_figures()
 quote_names_in_reports()

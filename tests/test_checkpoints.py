@@ -1,14 +1,24 @@
 """Checkpoints are read as data: nothing in them runs, and what does not fit is named."""
 
+import io
 import os
 import pickle
+import pickletools
+import resource
+import struct
+import time
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 
-from cryoseg.checkpoints import checkpoint_sha256, load_network, read_checkpoint
+from cryoseg.checkpoints import (
+    checkpoint_sha256,
+    load_network,
+    read_callback_state,
+    read_checkpoint,
+)
 from cryoseg.errors import InputError
 from networks import random_network
 
@@ -186,6 +196,177 @@ def test_what_is_no_model_is_named_with_its_reason(kind, says, tmp_path):
     with pytest.raises(InputError, match=says) as error:
         load_network(path)
     assert str(path) in str(error.value)
+
+
+# Files that were made to do harm
+
+
+def with_parts(path, change):
+    """Write a good checkpoint whose members, {name: bytes}, are changed, with right checksums."""
+    whole = io.BytesIO()
+    checkpoint_of(random_network(), whole)
+    with zipfile.ZipFile(whole) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def pickle_of(members):
+    return next(name for name in members if name.endswith("data.pkl"))
+
+
+def claim_a_huge_tensor(members):
+    """The first tensor is said to have 2 147 483 647 numbers; what is stored of it stays."""
+    name = pickle_of(members)
+    content = members[name]
+    ends = [at for opcode, _, at in pickletools.genops(content) if opcode.name == "BINPERSID"]
+    at = content.rindex(b"M", 0, ends[0])  # the number of its elements, two bytes
+    members[name] = content[:at] + b"J\xff\xff\xff\x7f" + content[at + 3 :]
+
+
+def claim_a_huge_memo(members):
+    members[pickle_of(members)] = b"\x80\x02}r\xff\xff\xff\x2f."
+
+
+def swap_the_byte_order(members):
+    claim_a_huge_tensor(members)
+    members[next(name for name in members if name.endswith("byteorder"))] = b"big"
+
+
+def build_forever(members):
+    buffer = io.BytesIO()
+    settings = {"parameters": {"network": {"out_channels": 3, "num_layers": [10**9, 1, 1, 1]}}}
+    state = random_network().state_dict()
+    both = {"config": settings, "backbone_config": settings}
+    torch.save({"state_dict": state, "hyper_parameters": both}, buffer)
+    members.clear()
+    with zipfile.ZipFile(buffer) as archive:
+        members.update({name: archive.read(name) for name in archive.namelist()})
+
+
+def huge_layers(members):
+    buffer = io.BytesIO()
+    settings = {"parameters": {"network": {"out_channels": 2**62, "dense_dim": 2**62}}}
+    both = {"config": settings, "backbone_config": settings}
+    state = random_network().state_dict()
+    torch.save({"state_dict": state, "hyper_parameters": both}, buffer)
+    members.clear()
+    with zipfile.ZipFile(buffer) as archive:
+        members.update({name: archive.read(name) for name in archive.namelist()})
+
+
+def bomb(path):
+    """A file of 64 kB that unpacks to 64 MB, and would to any size."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        info = zipfile.ZipInfo("archive/data/0")
+        info.compress_type = zipfile.ZIP_DEFLATED
+        with archive.open(info, "w") as member:
+            for _ in range(64):
+                member.write(bytes(2**20))
+    return path
+
+
+def overlapping(path):
+    """An archive whose directory names the same stored bytes a hundred times."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}." + bytes(100_000))
+    content = buffer.getvalue()
+    at = content.rindex(b"PK\x01\x02")
+    entry, end = content[at : content.rindex(b"PK\x05\x06")], b"PK\x05\x06"
+    tail = struct.pack("<4H2IH", 0, 0, 100, 100, 100 * len(entry), at, 0)
+    path.write_bytes(content[:at] + 100 * entry + end + tail)
+    return path
+
+
+def test_weights_are_never_read_from_memory_that_is_not_theirs(tmp_path):
+    for change in (claim_a_huge_tensor, swap_the_byte_order):
+        path = with_parts(tmp_path / "model.ckpt", change)
+        with pytest.raises(InputError, match="does not match expected size"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (bomb, "is compressed, which PyTorch never does"),
+        (overlapping, "its parts are said to have 10000400"),
+        (lambda path: with_parts(path, claim_a_huge_memo), "was not written by PyTorch"),
+        (lambda path: with_parts(path, build_forever), "of them for 10000000"),
+        (lambda path: with_parts(path, huge_layers), "a network that cannot be"),
+        (lambda path: with_parts(path, dict.clear), "not a checkpoint"),
+    ],
+    ids=["bomb", "overlapping", "memo", "endless network", "huge layers", "no members"],
+)
+def test_what_would_fill_memory_or_never_end_is_refused_at_once(make, says, tmp_path):
+    path = make(tmp_path / "model.ckpt")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.monotonic()
+    with pytest.raises(InputError, match=says):
+        load_network(path)
+    assert time.monotonic() - started < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_an_archive_whose_directory_lies_about_sizes_is_refused(tmp_path):
+    path = checkpoint_of(random_network(), tmp_path / "model.ckpt")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02")
+    for size in (10, 2**31):
+        struct.pack_into("<2I", content, at + 20, size, size)
+        path.write_bytes(content)
+        for read in (load_network, lambda file: read_callback_state(file, "Checkpoints")):
+            with pytest.raises(InputError, match=r"cut off or damaged|are said to have"):
+                read(path)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        torch.zeros(3, device="meta"),
+        torch.ones(2, 2).to_sparse(),
+        np.ones(3),
+        "text",
+        None,
+    ],
+    ids=["meta", "sparse", "numpy", "text", "nothing"],
+)
+def test_weights_that_are_no_plain_numbers_are_refused(weights, tmp_path):
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": {"a": weights}, "hyper_parameters": {"config": {}}}, path)
+    with pytest.raises(InputError, match=r"model\.ckpt"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_weights_that_are_infinite_or_nan_are_named(value, tmp_path):
+    network = random_network()
+    network._model.semantic_head[0].weight[0, 0] = value
+    path = checkpoint_of(network, tmp_path / "model.ckpt")
+    with pytest.raises(InputError, match=r"_model.semantic_head.0.weight hold NaN or infinity"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("content", [[], {}, 7, {"callbacks": 7}, {"callbacks": [1]}], ids=str)
+def test_a_last_checkpoint_of_another_program_is_not_gone_on_from(content, tmp_path):
+    torch.save(content, tmp_path / "last.ckpt")
+    if content == {}:
+        assert read_callback_state(tmp_path / "last.ckpt", "Checkpoints") is None
+        return
+    with pytest.raises(InputError, match="not a checkpoint that cryoseg wrote"):
+        read_callback_state(tmp_path / "last.ckpt", "Checkpoints")
+
+
+def test_code_in_a_last_checkpoint_never_runs(tmp_path):
+    canary = tmp_path / "canary"
+    torch.save({"callbacks": {"Checkpoints": Runs(canary)}}, tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match="not a checkpoint that cryoseg wrote"):
+        read_callback_state(tmp_path / "last.ckpt", "Checkpoints")
+    assert not canary.exists()
 
 
 def test_sha256_is_that_of_the_file(tmp_path):

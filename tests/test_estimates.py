@@ -197,6 +197,21 @@ def test_what_has_run_tells_what_is_left(bench):
     assert found.basis == "measured: 1 job"
 
 
+def test_what_reads_no_volume_takes_as_long_for_a_large_tomogram(bench):
+    steps = [
+        Step(
+            "raw_admit_to_predict", f"TS_{number}", {"tomogram": [f"raw/TS_{number}.mrc"]},
+            {"admitted": [f"admitted/TS_{number}"]}, {}, f"benchmarks/admit/TS_{number}.tsv", {},
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    mrcfile.write(
+        bench.folder / "raw" / "TS_1.mrc", np.zeros((40, 200, 200), np.int8), overwrite=True
+    )
+    bench.finish(steps[0], 0.5)
+    assert planned(steps).seconds == pytest.approx([0.5])
+
+
 def test_before_anything_has_run_it_is_a_guess_and_says_so(bench):
     found = planned([bench.scale(0)])
     assert found.guess

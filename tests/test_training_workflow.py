@@ -297,7 +297,6 @@ def test_a_training_that_is_killed_goes_on_where_it_was(lab):
         os.killpg(running.pid, signal.SIGKILL)
         running.stdout.read()
     assert last.exists()
-    lab.run("--unlock")
     lab.run("train")
     assert "goes on" in (lab.folder / "logs/semantic/train_model.log").read_text()
 

@@ -1,7 +1,9 @@
 """Checkpoints: data from strangers, read without running anything that they contain."""
 
 import hashlib
+import os
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from dataclasses import fields
@@ -65,8 +67,9 @@ def read_checkpoint(path):
         content = torch.load(
             path, map_location="cpu", weights_only=False, pickle_module=_RESTRICTED_PICKLE
         )
-    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, EOFError,
-            AttributeError, IndexError, ImportError, UnicodeDecodeError) as error:  # fmt: skip
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever unpickling stumbles over
         raise InputError(
             f"{path}: the checkpoint cannot be read ({error}); copy it anew"
         ) from error
@@ -74,6 +77,8 @@ def read_checkpoint(path):
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise InputError(f"{path}: state_dict holds {name!r}, which is no tensor of a network")
+        if value.device.type != "cpu" or value.layout != torch.strided:
+            raise InputError(f"{path}: the weights {name} are no plain numbers; save them as such")
         # A tensor with strides of 0 is larger than the file it comes from.
         if value.nbytes > value.untyped_storage().nbytes():
             raise InputError(f"{path}: the weights {name} are larger than what is stored of them")
@@ -89,6 +94,7 @@ def _check_archive(path):
     try:
         with open(path, "rb") as file:
             start = file.read(4)
+            byte_count = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise InputError(f"{path}: the checkpoint cannot be read ({error.strerror})") from error
     if start != b"PK\x03\x04":
@@ -98,39 +104,70 @@ def _check_archive(path):
         )
     try:
         with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
+            _refuse_bombs(path, packed, sum(m.file_size for m in members), byte_count)
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} has changed since it was written")
-            packed = [
-                m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED
-            ]
-    except zipfile.BadZipFile as error:
+    except InputError:
+        raise
+    except Exception as error:  # zipfile tells of damage in many ways
         raise InputError(
             f"{path}: the checkpoint is cut off or damaged ({error}); copy it anew"
         ) from error
-    if packed:
-        raise InputError(
-            f"{path}: {packed[0]} is compressed, which PyTorch never does; not a checkpoint"
-        )
-    _refuse_programs(path)
-
-
-def _refuse_programs(path):
-    """Refuse archives of TorchScript, which torch.load would run without asking an unpickler.
-
-    They are told as torch.load tells them, and by its own reader: another one may see other
-    members in an archive that was made to deceive.
-    """
+    # By torch's own reader as well: another one may see other members in an archive that was made
+    # to deceive.
     try:
-        members = torch._C.PyTorchFileReader(str(path)).get_all_records()
+        reader = torch._C.PyTorchFileReader(str(path))
+        records = reader.get_all_records()
+        unpacked = sum(reader.get_record_size(each) for each in records)
+        pickled = reader.get_record("data.pkl") if unpacked <= byte_count else b""
     except RuntimeError as error:
         raise InputError(
             f"{path}: the checkpoint is cut off or damaged ({error}); copy it anew"
         ) from error
-    if programs := [m for m in members if m == "constants.pkl" or m.startswith("code/")]:
+    _refuse_bombs(path, [], unpacked, byte_count)
+    _refuse_programs(path, records)
+    _refuse_vast_memos(path, pickled)
+
+
+def _refuse_bombs(path, packed, unpacked, byte_count):
+    """Refuse archives with members that are packed, or that are larger together than the file."""
+    if packed:
+        raise InputError(
+            f"{path}: {packed[0]} is compressed, which PyTorch never does; not a checkpoint"
+        )
+    if unpacked > byte_count:
+        raise InputError(
+            f"{path}: the file has {byte_count} bytes, and its parts are said to have {unpacked}; "
+            "not a checkpoint"
+        )
+
+
+def _refuse_programs(path, records):
+    """Refuse archives of TorchScript, which torch.load would run without asking an unpickler.
+
+    They are told as torch.load tells them.
+    """
+    if programs := [m for m in records if m == "constants.pkl" or m.startswith("code/")]:
         raise InputError(
             f"{path}: holds a program ({programs[0]}), as torch.jit.save writes; it is not run. "
             "Name the checkpoint that the training wrote"
         )
+
+
+def _refuse_vast_memos(path, pickled):
+    """Refuse pickles that number what they remember so high that the table of it fills memory."""
+    try:
+        for opcode, argument, _ in pickletools.genops(pickled):
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(pickled):
+                raise InputError(f"{path}: its table of contents was not written by PyTorch")
+    except InputError:
+        raise
+    except Exception as error:  # pickletools tells of damage in many ways
+        raise InputError(
+            f"{path}: the checkpoint is cut off or damaged ({error}); copy it anew"
+        ) from error
 
 
 def _entry(content, path, key):
@@ -189,8 +226,19 @@ def load_network(path):
     """
     state, settings = read_checkpoint(path)
     sizes = architecture_of(settings, path)
-    with torch.device("meta"):
-        network = SegmentationNetwork(sizes)
+    blocks = sum(sizes.num_layers) + sizes.fpn_layers
+    if blocks > len(state):  # building a network of millions of blocks would take hours
+        raise InputError(
+            f"{path}: the weights do not fit the network that hyper_parameters describe: "
+            f"{len(state)} of them for {blocks} blocks"
+        )
+    try:
+        with torch.device("meta"):
+            network = SegmentationNetwork(sizes)
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise InputError(
+            f"{path}: hyper_parameters describe a network that cannot be: {error}"
+        ) from error
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     differences = [
@@ -220,6 +268,10 @@ def read_callback_state(path, callback):
     _check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever unpickling stumbles over
         raise InputError(f"{path}: not a checkpoint that cryoseg wrote ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("callbacks", {}), dict):
+        raise InputError(f"{path}: not a checkpoint that cryoseg wrote")
     return content.get("callbacks", {}).get(callback)

@@ -354,8 +354,8 @@ def _share_of_masks(step, runs, shapes, plan):
 
 
 def voxels_of(step, shapes):
-    """Voxels of a step's tomogram; 0 of a step that is not of one tomogram."""
-    if step.tomogram is None:
+    """Voxels of a step's tomogram; 0 of a step that is not of one tomogram, or reads none."""
+    if step.tomogram is None or "_admit_to_" in step.name:
         return 0
     shape = shapes[id(step)]
     return prod(shape) if shape else USUAL_VOXELS

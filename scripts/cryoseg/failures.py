@@ -18,6 +18,12 @@ KINDS = {
     "CANCELLED": "cancelled",
     "PREEMPTED": "cancelled",
 }
+# What the interpreter says of a crash that has a usual reason.
+CRASHES = {
+    "Fatal Python error: Bus error": "a file that it read was cut short or written anew meanwhile, "
+    "or its disk is gone or full; see that nothing writes to its inputs, then give the same "
+    "command again"
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,8 @@ def explain(failure):
         return "input error", errors[-1]
     if any(line.startswith("Traceback (most recent call last)") for line in lines or ()):
         return _of_exception(lines[-1]), lines[-1]
+    if crashes := [line for line in lines or () if line.startswith("Fatal Python error: ")]:
+        return "error", CRASHES.get(crashes[-1], f"it crashed: {crashes[-1]}")
     if record is not None and not record.number:
         return (
             "not submitted",

@@ -8,6 +8,9 @@ from difflib import get_close_matches
 # Snakemake takes these for a variable or a wildcard where they stand in a path.
 VARIABLE = re.compile(r"<[a-z][a-z0-9_]*>")
 WILDCARD = re.compile(r"\{\s*\w+\s*(,.*)?\}", re.DOTALL)
+# A file name has 255 bytes at most. Outputs are called NAME_distances.h5.json and the like, and
+# while they are written, the host and the process stand before that.
+LONGEST_NAME = 200
 
 
 def spelled(folder):
@@ -93,9 +96,11 @@ def unusable(name, *forbidden):
     forbidden: patterns that mean something to Snakemake in this place
     """
     try:
-        name.encode()
+        length = len(name.encode())
     except UnicodeEncodeError:
         return "is not UTF-8 text; rename it"
+    if length > LONGEST_NAME and "/" not in name:
+        return f"has {length} bytes; shorten it to {LONGEST_NAME}, so that outputs can have it too"
     found = next((match for each in forbidden if (match := each.search(name))), None)
     return found and f"holds {found[0]}, which Snakemake takes for a variable; rename it"
 

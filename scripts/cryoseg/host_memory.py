@@ -1,14 +1,25 @@
 """How much memory of this machine is still to be had."""
 
+import resource
 from pathlib import Path
 
 import psutil
 
 
 def free_host_memory():
-    """Bytes that this process may still take, by the machine and by its control groups."""
-    limits = [psutil.virtual_memory().available, *_control_group_limits()]
+    """Bytes that this process may still take, by the machine, its control groups and ulimit."""
+    machine = psutil.virtual_memory().available
+    limits = [machine, *_control_group_limits(), *_process_limits()]
     return max(min(limits), 0)
+
+
+def _process_limits():
+    """What the limits of this process (ulimit -v, -d) still grant, in bytes."""
+    used = psutil.Process().memory_info()
+    for limit, name in ((resource.RLIMIT_AS, "vms"), (resource.RLIMIT_DATA, "data")):
+        granted, _ = resource.getrlimit(limit)
+        if granted != resource.RLIM_INFINITY:
+            yield granted - getattr(used, name, used.vms)
 
 
 def _control_group_limits(root=Path("/sys/fs/cgroup"), own=Path("/proc/self/cgroup")):

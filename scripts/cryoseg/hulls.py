@@ -6,7 +6,6 @@ cubes, voxels would add a rim to every oblique face.
 """
 
 import numpy as np
-from scipy.spatial import ConvexHull
 
 # Far less than the distance of a voxel's centre from a line or plane through others that it does
 # not lie on, far more than the rounding of coordinates below 10,000.
@@ -98,6 +97,9 @@ def _facets(corners):
     Three groups, of planes that bound a row at its end, at its start and not at all, each as
     coefficients (a, b, c, d) of shape (4, planes, 1).
     """
+    # Here, since few jobs need a hull in 3D, and it takes a third of a second to load.
+    from scipy.spatial import ConvexHull
+
     if np.linalg.matrix_rank(corners - corners[0]) < 3:
         # A flat hull has no inside for Qhull; this thickens it by less than _cut allows for.
         nudges = np.vstack([np.eye(3), -np.eye(3)]) * TOLERANCE / 4

@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 import torch
 
+from cryoseg.devices import peak_memory
 from cryoseg.errors import InputError
 from cryoseg.tiling import halves, occupied_blocks, plan_tiles, voxels_of
 
@@ -254,8 +255,11 @@ class _Queue:
             tile = self.tiles.popleft()
             parts = halves(tile, self.grid)
             if parts is None:
+                needed = self.scorer.peak_bytes(tile) * WORKSPACE
                 raise InputError(
                     f"out of memory with the smallest tile that this network allows, {tile.shape} "
-                    f"voxels, about {self.scorer.peak_bytes(tile) / 1e9:.2f} GB: give the job more"
+                    f"voxels, which needs {needed / 1e9:.2f} GB beside the "
+                    f"{peak_memory(self.scorer.device) / 1e9:.2f} GB that the job has held: give "
+                    "the job more"
                 )
             self.tiles.extendleft(reversed(parts))

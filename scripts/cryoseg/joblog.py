@@ -1,14 +1,17 @@
 """What a job says: all of it into its log file, and why it failed to the terminal as well."""
 
+import faulthandler
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from tqdm import tqdm
 
 from cryoseg.errors import InputError
@@ -18,6 +21,9 @@ logger = logging.getLogger("cryoseg")
 # Sparse enough for a log of 5,000 jobs, dense enough to see that a job lives.
 SHARE_BETWEEN_LINES = 0.1
 SECONDS_BETWEEN_LINES = 10
+# How soon a job notices that the run it belongs to is gone.
+SECONDS_BETWEEN_LOOKS = 0.5
+SHELLS = ("sh", "bash", "dash", "zsh")
 
 # The stderr that the job was started with, while its own goes into the log file.
 _original_stderr = None
@@ -32,20 +38,23 @@ def log_to(path):
     the process with exit status 1: an InputError as one line ``error: ...`` in the log and on the
     original stderr; any other exception with its traceback in the log and its last line on the
     original stderr. SIGTERM (Slurm's first signal) ends the block as an exception does, so that
-    half-written files are removed.
+    half-written files are removed. So does the end of the process that started this one: of a run
+    that is killed, no job is to go on beside those of the next run.
     """
-    with _descriptors_into(path) as log, _logging_into(log), _sigterm_as_exit():
+    with _descriptors_into(path) as log, _logging_into(log), _sigterm_as_exit(), _not_alone():
         try:
             yield
             return
         except InputError as error:
             reason = "error: " + " ".join(str(error).splitlines())
-            print(reason, file=log)
+            with suppress(OSError):  # a disk that is full, of which the reason tells
+                print(reason, file=log)
         except KeyboardInterrupt:
             print("interrupted", file=log)
             raise SystemExit(130) from None
         except Exception as error:
-            traceback.print_exc(file=log)
+            with suppress(OSError):
+                traceback.print_exc(file=log)
             reason = traceback.format_exception_only(error)[-1].strip()
         print(reason, file=_original_stderr)
     raise SystemExit(1)
@@ -82,9 +91,12 @@ def _descriptors_into(path):
         _flush_streams()
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        # So that a crash leaves a word: of a mapped file that was cut short, or of a library.
+        faulthandler.enable(log)
         try:
             yield log
         finally:
+            faulthandler.disable()
             _flush_streams()
             for descriptor, original in zip((1, 2), saved, strict=True):
                 os.dup2(original, descriptor)
@@ -129,6 +141,37 @@ def _sigterm_as_exit():
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _not_alone():
+    """Send this process SIGTERM when the one that started it is gone, shells left out."""
+    watched = []
+    for parent in psutil.Process().parents():
+        watched.append(parent)
+        if parent.name() not in SHELLS:
+            break
+    done = threading.Event()
+
+    def watch():
+        while not done.wait(SECONDS_BETWEEN_LOOKS):
+            if any(_is_gone(parent) for parent in watched):
+                logger.error("the run that this job belongs to is gone")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _is_gone(process):
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def progress(items, total=None, what="items"):

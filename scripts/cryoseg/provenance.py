@@ -133,10 +133,18 @@ def recorded(job, headers=(), unread=(), absent=()):
         for name, paths in by_name(job.input).items()
         for path in paths
     ]
-    reading = [begin_sha256(path, part) for _, path, part in inputs if path not in absent]
-    about = {}
+    read = [each for each in inputs if each[1] not in absent]
+    reading = [begin_sha256(path, part) for _, path, part in read]
+    about, before = {}, [_stamp(path) for _, path, _ in read]
     try:
         yield about
+        for (_, path, part), future, stamp in zip(read, reading, before, strict=True):
+            now = _stamp(path)
+            if now != stamp and (now is None or future.result() != sha256(path, part)):
+                raise InputError(
+                    f"{path}: the file was changed while it was read, and what was made of it does "
+                    "not count; give the same command again, once nothing writes to it any more"
+                )
     except BaseException:
         # A process ends when its threads do: it must not wait for what nobody will ask for.
         for future in reading:
@@ -162,6 +170,15 @@ def recorded(job, headers=(), unread=(), absent=()):
         place.parent.mkdir(exist_ok=True)
         with written_aside(place) as aside:
             Path(aside).write_text(text)
+
+
+def _stamp(path):
+    """What is another number once a file is replaced or written to; None where there is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_record(output):

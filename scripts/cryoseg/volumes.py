@@ -1,12 +1,13 @@
 """Volumes on disk: MRC files that are mapped, not loaded, masks, and outputs written aside."""
 
+import errno
 import logging
 import math
 import mmap
 import os
 import shutil
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 # A slab small enough for any machine, large enough that Python's own time does not count.
 SLAB_BYTES = 32 * 2**20
+# What the system says of a disk, or of somebody's part of it, that is full.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# A disk with fewer bytes than these is full.
+LEAST_FREE = 2**16
 # Slabs are thinner than chunks: a layer of chunks that is kept is decompressed once, not for each.
 LAYER_CACHE = {"rdcc_nbytes": 64 * 2**20, "rdcc_nslots": 10007}
 
@@ -137,7 +142,7 @@ def write_mrc(path, data, like=None, voxel_size=None, about=()):
     about:      lines for the header's text, of at most 80 characters, nine at most
     """
     dtype = _stored_type(data)
-    with written_aside(path) as aside:
+    with written_aside(path, 1024 + math.prod(data.shape) * dtype.itemsize) as aside:
         # Lays out the header; the data block is a hole in the file until it is filled.
         with mrcfile.new_mmap(aside, data.shape, mrc_format.mode_from_dtype(dtype)) as mrc:
             header = mrc.header.copy()
@@ -194,30 +199,71 @@ def _write_slabs(file, data, dtype):
 
 
 @contextmanager
-def written_aside(path):
+def written_aside(path, byte_count=None):
     """Yield a path to write to; the file gets its own name when complete.
+
+    byte_count: how large the file will be, where that is known
 
     The name of the yielded path ends as that of ``path`` does. It lies in the same folder, or in
     the folder that the environment variable CRYOSEG_SCRATCH names (a node's own disk, as in
     ``$TMPDIR``), from where it is copied in one go. After an exception nothing is left, and what
-    stood at ``path`` before still stands there.
+    stood at ``path`` before still stands there. Raises InputError where the disk is full, or where
+    the folder cannot be written to.
     """
     path = Path(path)
     # The host as well: on a shared file system process numbers alone are not unique.
     aside = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{path.name}")
     written = (_scratch_folder() or path.parent) / aside.name
-    for folder in {aside.parent, written.parent}:
-        _remove_orphans(folder, path.name)
     try:
+        for folder in {aside.parent, written.parent}:
+            _remove_orphans(folder, path.name)
         yield written
         if written != aside:
             shutil.copyfile(written, aside)
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except (OSError, RuntimeError) as error:
+        if reason := _why_not_written(error, path, (aside, written), byte_count):
+            raise InputError(reason) from error
+        raise
     finally:
         for each in {aside, written}:
-            each.unlink(missing_ok=True)
+            with suppress(OSError):  # such as that its folder is gone, with all that was in it
+                each.unlink()
+
+
+def _why_not_written(error, path, places, byte_count):
+    """What a user must mend for a file to be written, or None where the error is another one.
+
+    places: where it is written to, last of all where it begins
+    """
+    number = getattr(error, "errno", None)
+    folder = next((each.parent for each in reversed(places) if each.exists()), path.parent)
+    begun = [each.stat() for each in set(places) if each.parent == folder and each.exists()]
+    there = sum(status.st_size for status in begun)
+    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+    # HDF5 tells the system's number within its message, PyTorch tells none at all.
+    told = any(f"errno = {each}," in str(error) for each in FULL)
+    silent = isinstance(error, RuntimeError) and free < LEAST_FREE
+    # What was written in vain is taken away.
+    free += sum(512 * status.st_blocks for status in begun)
+    if number in FULL or told or silent:
+        needed = f"{byte_count} bytes" if byte_count else f"more than {there} bytes"
+        return (
+            f"{path}: no space is left in {folder}: {needed} are needed, {free} are free; make "
+            "space, then give the same command again"
+        )
+    if getattr(error, "filename", None) not in {str(each) for each in (*places, path, path.parent)}:
+        return None
+    if not path.parent.is_dir():
+        return f"{path}: its folder is gone; bring it back, then give the same command again"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"{path}: cannot be written ({error.strerror}); see to it that you may write into "
+            f"{path.parent}"
+        )
+    return None
 
 
 @contextmanager

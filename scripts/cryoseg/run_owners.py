@@ -1,0 +1,105 @@
+"""Which runs hold the lock of a working folder, and whether they still live.
+
+Snakemake's own lock does not say whose it is, so that one which a killed run left could only be
+taken off by hand. Here each run leaves a note beside it, and takes the note away when it ends.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from cryoseg.volumes import written_aside
+
+FOLDER = Path(".snakemake/owners")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A run that holds the lock, or did when it was killed.
+
+    process, began: its number and when it was started, in seconds since 1970
+    host:           the machine; namespace: what process numbers count in, there
+    elsewhere:      whether its jobs run on other machines, where they outlive it
+    """
+
+    process: int
+    began: float
+    host: str
+    namespace: str
+    elsewhere: bool
+
+    def __str__(self):
+        """As messages tell of it."""
+        began = time.strftime("%F %T", time.localtime(self.began))
+        return f"process {self.process} on {self.host}, begun at {began}"
+
+    @property
+    def is_dead(self):
+        """Whether nothing of the run can be left; False where that cannot be known from here."""
+        if self.elsewhere or (self.host, self.namespace) != (socket.gethostname(), _namespace()):
+            return False
+        try:
+            process = psutil.Process(self.process)
+            began, status = process.create_time(), process.status()
+        except psutil.NoSuchProcess:
+            return True
+        another_has_its_number = abs(began - self.began) > 1
+        return another_has_its_number or status == psutil.STATUS_ZOMBIE
+
+
+def _namespace():
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:  # no Linux
+        return ""
+
+
+def this_run(elsewhere):
+    """The Owner that this process is."""
+    process = psutil.Process()
+    host = socket.gethostname()
+    return Owner(process.pid, process.create_time(), host, _namespace(), elsewhere)
+
+
+@contextlib.contextmanager
+def noted(owner, folder=FOLDER):
+    """Leave a note of the owner within the block."""
+    note = Path(folder) / f"{owner.host}-{owner.process}.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(note) as aside:
+        aside.write_text(json.dumps(asdict(owner)))
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def owners(folder=FOLDER):
+    """{note: Owner} of all runs that left one; what is no note stands for nobody."""
+    found = {}
+    for note in Path(folder).glob("[!.]*.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found[note] = Owner(**json.loads(note.read_text()))
+    return found
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder=FOLDER):
+    """Let no other process of this machine be within such a block of the folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems know no locks: there, two that start at the very same moment
+        # are told apart as well as Snakemake does alone.
+        with contextlib.suppress(OSError):
+            fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)

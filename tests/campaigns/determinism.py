@@ -1,0 +1,152 @@
+"""The whole chain twice, in other processes and under other conditions; the files are compared.
+
+    PYTHONPATH=tests:scripts python tests/campaigns/determinism.py
+
+Prepares tomograms, trains on them, scores with the model and labels. From one run to the next the
+order of the tomograms, the hash seed, the threads, the processes that read patches and the tiles
+differ.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401  (the scores' codec)
+import numpy as np
+
+from conftest import REPOSITORY
+from cryoseg.checkpoints import read_checkpoint
+
+# Prepared alike in any order; trained and scored alike with one thread, whoever reads the patches.
+CONDITIONS = {
+    "first": {"order": [0, 1, 2], "hash_seed": 1, "workers": 0, "tile": "auto", "batch": 1},
+    "again": {"order": [0, 1, 2], "hash_seed": 1, "workers": 0, "tile": "auto", "batch": 1},
+    "other": {"order": [2, 0, 1], "hash_seed": 7, "workers": 2, "tile": "8,16,16", "batch": 3},
+}
+# Scores of other tiles are those of one pass but for rounding; probabilities count in 65,535ths.
+SCORES_ALIKE = 2
+SCORE = {"data": {"min": 0, "max": 1, "mean": 0, "std": 1}, "precision": "fp32",
+         "save_internal_files": False}  # fmt: skip
+LABEL = {"threshold": 0.1, "postprocessing": False, "3d_postprocessing": False,
+         "postprocessing_sizes": None, "save_internal_files": False}  # fmt: skip
+
+CHAIN = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from determinism import LABEL, SCORE
+from inspect_model import inspect_model
+from label_voxels import label_voxels
+from scale_tomogram import scale_tomogram
+from score_voxels import score_voxels
+from train_model import train_model
+from training_jobs import ALL_TRANSFORMS, configuration, patch_file, volumes
+if __name__ == "__main__":
+    folder, how = Path(sys.argv[1]), json.loads(sys.argv[2])
+    folder.mkdir()
+    for n in how["order"]:
+        patch_file(folder, f"tomo_{n}", *volumes(n))
+        percentiles = {"lower_end_percentage": 1.0, "upper_end_percentage": 99.0, "invert": False}
+        scale_tomogram(
+            folder / f"tomo_{n}_image.mrc", folder / f"tomo_{n}_scaled.mrc", settings=percentiles
+        )
+    model, described = folder / "log" / "model" / "model_best.ckpt", folder / "model.json"
+    train_model(
+        [folder / f"tomo_{n}_patches.h5" for n in range(3)], model,
+        settings={"config": configuration(transforms=ALL_TRANSFORMS)}, log_dir=folder / "log",
+        device="cpu", num_workers=how["workers"],
+    )
+    inspect_model(model, described, settings={"in_channels": 1, "spatial_dims": 3})
+    for n in how["order"]:
+        tomogram, scores = folder / f"tomo_{n}_scaled.mrc", folder / f"tomo_{n}_scores.h5"
+        score_voxels(
+            tomogram, model, described, scores, settings=SCORE, device="cpu", threads=1,
+            tile_size=how["tile"], batch_size=how["batch"],
+        )
+        label_voxels(
+            scores, tomogram, folder / f"tomo_{n}_preds.h5", settings=LABEL, scored=SCORE
+        )
+"""
+
+
+def run_chain(folder, how):
+    """Run the chain in a process of its own."""
+    below = ("scripts", "tests", "tests/campaigns")
+    environment = {
+        "PYTHONPATH": ":".join(str(REPOSITORY / name) for name in below),
+        "PYTHONHASHSEED": str(how["hash_seed"]),
+        "OMP_NUM_THREADS": "1",
+    }
+    # A file, as processes that read patches import what started them.
+    script = folder.with_name("chain.py")
+    script.write_text(CHAIN)
+    run = subprocess.run(
+        [sys.executable, script, folder, json.dumps(how)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def differences(one, other, same_tiles):
+    """What differs between the folders of two chains, as sentences."""
+    for pattern in (
+        "*_image.mrc",
+        "*_labels.mrc",
+        "*_scaled.mrc",
+        "*_distances.h5",
+        "*_patches.h5",
+    ):
+        for path in sorted(one.glob(pattern)):
+            if path.read_bytes() != (other / path.name).read_bytes():
+                yield f"{path.name}: other bytes"
+    model = Path("log/model/model_best.ckpt")
+    weights, others = (read_checkpoint(folder / model)[0] for folder in (one, other))
+    for name in weights:
+        if not (weights[name].numpy() == others[name].numpy()).all():
+            yield f"{model}: {name}"
+    for path in sorted(one.glob("*_scores.h5")):
+        yield from _differing_scores(path, other / path.name, 0 if same_tiles else SCORES_ALIKE)
+
+
+def _differing_scores(path, other, alike):
+    labels = [file.with_name(file.name.replace("_scores", "_preds")) for file in (path, other)]
+    with h5py.File(path) as a, h5py.File(other) as b:
+        steps = np.abs(a["probability"][:].astype(int) - b["probability"][:])
+        if steps.max() > alike:
+            yield f"{path.name}: probabilities differ by {steps.max()} / 65535"
+    with h5py.File(labels[0]) as a, h5py.File(labels[1]) as b:
+        unlike = a["labels"][:] != b["labels"][:]
+    # Where the winner's margin is within the tolerance, either class is right.
+    if unlike.mean() > (1e-4 if alike else 0):
+        yield f"{labels[0].name}: {unlike.sum()} labels differ"
+
+
+def compare(folder, names=tuple(CONDITIONS)):
+    """Run the chain under some of the conditions; returns what differs from the first."""
+    for name in names:
+        run_chain(folder / name, CONDITIONS[name])
+    first, found = folder / names[0], []
+    for name in names[1:]:
+        same_tiles = CONDITIONS[name]["tile"] == CONDITIONS[names[0]]["tile"]
+        found += [f"{name}: {text}" for text in differences(first, folder / name, same_tiles)]
+    return found
+
+
+def main():
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = compare(Path(folder))
+    print("\n".join(found) or f"no difference between {', '.join(CONDITIONS)}")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,574 @@
+"""Feed what reads files with damaged, odd and hostile ones; it may only work or say what is wrong.
+
+    python tests/campaigns/fuzzing.py [--examples 2000] [--seed 0] [--only mrc,yaml]
+
+Each target is a kind of file: how it is made (a hypothesis strategy of bytes) and what reads it.
+An InputError that names the file in one sentence is an answer; any other exception, more than ten
+seconds, or a file outside the target's folder is a find. Prints how many inputs were tried.
+"""
+
+import argparse
+import io
+import json
+import logging
+import os
+import signal
+import struct
+import sys
+import tempfile
+import time
+import zipfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import mrcfile
+import numpy as np
+import yaml
+from hypothesis import strategies as st
+from mrcfile.dtypes import HEADER_DTYPE
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATHS = [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests")]
+sys.path.extend(path for path in PATHS if path not in sys.path)
+
+from cryoseg import plan  # noqa: E402
+from cryoseg.checkpoints import load_network, read_callback_state  # noqa: E402
+from cryoseg.configuration import read_configuration  # noqa: E402
+from cryoseg.errors import InputError  # noqa: E402
+from cryoseg.job_resources import header_shape  # noqa: E402
+from cryoseg.label_making import particles_in  # noqa: E402
+from cryoseg.labels import ClassLabels  # noqa: E402
+from cryoseg.tomogram_checks import check_tomogram  # noqa: E402
+from cryoseg.volumes import Volume, open_label_volume, open_mask, open_volume  # noqa: E402
+from cryoseg.yaml_files import read_yaml  # noqa: E402
+from scale_tomogram import scale_tomogram  # noqa: E402
+
+SECONDS = 10
+SHAPE = (4, 5, 6)
+# What a shell, Snakemake, a table or a path would take for more than a name.
+ODD_NAMES = (
+    "TS 1", " TS", "TS ", "-n", "--forceall", "-rf *", "a'b", 'a"b', "a\nb", "a\tb", "é", "試料",
+    "e\u0301", "\u202egnp", "🧊", "x" * 200, "[1]", "{1}", "{tomogram}", "{", "}}", "<tomogram>",
+    "$(touch pwned)", "`touch pwned`", "; touch pwned", "a;b", "a&b", "a|b", "a>b", "#1", "a#b",
+    "50%", "%s", "%(name)s", "a,b", "~", "~root", "a~", "!1", "a:b", "a=b", "a\\b", "\\n", "*", "?",
+    "..a", "...", "a.mrc", "True", "null", "1e5", "0x10", "&a", "@a", "a_preds", "scores", "\r",
+    "\x01", "\x7f", "a\u2028b", "a\x85b", "CON", "provenance", "model", "{}", "${HOME}", "%j", "\\",
+)  # fmt: skip
+
+
+class Hangs(BaseException):
+    """Reading took longer than anybody waits; no Exception, so that nothing takes it for one."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of file: ``contents`` make its bytes, ``read`` reads it; ``ending`` is its name's."""
+
+    contents: st.SearchStrategy
+    read: object
+    ending: str
+
+
+@contextmanager
+def at_most(seconds):
+    """Raise Hangs within the block after so many seconds of a processor.
+
+    Of a processor, as a busy machine may leave this process none for a while.
+    """
+
+    def give_up(number, frame):
+        raise Hangs(f"no answer after {seconds} s")
+
+    before = signal.signal(signal.SIGPROF, give_up)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def answered(read, path):
+    """Whether a file can be read; what is wrong with it must be said with its name."""
+    try:
+        with at_most(SECONDS):
+            read(path)
+            return True
+    except InputError as error:
+        said = str(error)
+    assert str(path.parent) in said, f"the message names no file: {said}"
+    assert "Traceback" not in said
+    return False
+
+
+# Damage to bytes
+
+
+@st.composite
+def damaged(draw, original):
+    """The bytes of a good file with some changed, cut off, added or doubled."""
+    content = bytearray(draw(original))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, max(0, len(content) - 1)))
+        how = draw(st.sampled_from(("change", "cut", "insert", "double", "remove")))
+        if how == "change":
+            new = draw(st.binary(min_size=1, max_size=8))
+            content[at : at + len(new)] = new
+        elif how == "cut":
+            del content[at:]
+        elif how == "insert":
+            content[at:at] = draw(st.binary(min_size=1, max_size=30))
+        elif how == "double":
+            content[at:at] = content[at : at + draw(st.integers(1, 2000))]
+        else:
+            del content[at : at + draw(st.integers(1, 50))]
+    return bytes(content)
+
+
+# MRC files
+
+FIELDS = [name for name in HEADER_DTYPE.names if HEADER_DTYPE[name].kind in "iu"]
+INTEGERS = st.one_of(
+    st.sampled_from((-(2**31), -1, 0, 1, 2, 3, 4, 5, 6, 12, 16, 101, 401, 1024, 2**16, 2**31 - 1)),
+    st.integers(-(2**31), 2**31 - 1),
+)
+
+
+@st.composite
+def mrc_contents(draw):
+    """A small MRC file whose header has a few odd numbers, or whose bytes are damaged."""
+    dtype = draw(st.sampled_from((np.int8, np.int16, np.float32, np.uint16, np.float16)))
+    values = np.random.default_rng(draw(st.integers(0, 9))).normal(0, 3, SHAPE)
+    if draw(st.booleans()):
+        values = np.abs(values) % 3
+    values = values.astype(dtype)
+    if values.dtype.kind == "f" and draw(st.booleans()):
+        odd = st.sampled_from((np.nan, np.inf, -np.inf, 6e4, -6e4, 1e-40, 3e38))
+        with np.errstate(over="ignore"):
+            values.flat[: draw(st.integers(1, values.size))] = draw(odd)
+    file = io.BytesIO()
+    header = np.zeros((), HEADER_DTYPE)
+    header["nx"], header["ny"], header["nz"] = SHAPE[::-1]
+    header["mx"], header["my"], header["mz"] = SHAPE[::-1]
+    header["mode"] = mrcfile.utils.mode_from_dtype(values.dtype)
+    header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
+    header["cella"] = tuple(10.0 * size for size in SHAPE[::-1])
+    header["ispg"], header["map"] = 1, b"MAP "
+    header["machst"] = [0x44, 0x44, 0, 0]
+    for _ in range(draw(st.integers(0, 3))):
+        if draw(st.booleans()):
+            number = draw(INTEGERS)
+            name = draw(st.sampled_from(FIELDS))
+            header[name] = np.int64(number).astype(HEADER_DTYPE[name])
+        else:
+            which = draw(st.sampled_from(("cella", "origin")))
+            header[which][draw(st.sampled_from("xyz"))] = draw(st.floats(width=32))
+    file.write(header.tobytes() + values.tobytes())
+    content = file.getvalue()
+    return draw(damaged(st.just(content))) if draw(st.booleans()) else content
+
+
+DEMANDS = {
+    "predict_0..1": {"section": "predict", "min": 0, "max": 1},
+    "train_a": {
+        "section": "train",
+        "min": 0,
+        "max": 1,
+        "out_channels": 3,
+        "patch_size": [4, 4, 4],
+        "filtered": False,
+        "selected_labels": None,
+        "relabel": False,
+    },
+}
+
+
+def read_mrc(path):
+    """What the workflow does with an MRC file: plan, check, scale, take as labels and as a mask."""
+    try:
+        header_shape.__wrapped__(str(path))
+    except (OSError, ValueError):  # which are caught at planning time
+        assert path.exists()
+    check = check_tomogram(path, path.stem, DEMANDS, dict.fromkeys(DEMANDS, path))
+    json.dumps(check.values)
+    assert check.findings or not check.stopped
+    judged = [each for each in check.findings if "cannot be judged" in each.sentence]
+    assert not judged, judged
+    volume = open_volume(path)
+    volume[:]
+    scaled = path.with_name("scaled.mrc")
+    scale_tomogram(
+        path, scaled, settings={"invert": True, "lower_end_percentage": 1.0,
+                                "upper_end_percentage": 99.0},
+    )  # fmt: skip
+    assert open_volume(scaled).shape == volume.shape
+    open_mask(path, volume.shape)[:, :, :]
+    open_label_volume(path)
+    for size in range(volume.shape[0]):
+        ClassLabels(path, 3)[slice(size, size + 1)]
+
+
+# Positions
+
+COLUMNS = ("tomo", "z", "y", "x", "centroid-0", "centroid-1", "centroid-2", "semantic_class")
+STAR_COLUMNS = (
+    "rlnTomoName", "rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ",
+    "rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst",
+    "rlnOriginXAngst", "rlnAngleRot", "rlnAngleTilt", "rlnClassNumber", "rlnTomoSubtomogramRot",
+)  # fmt: skip
+ODD_CELLS = st.one_of(
+    st.sampled_from(("nan", "inf", "1e400", "a", '"', "'", "#", "_a", "", "TS_1", "9" * 30)),
+    st.integers(-9, 30).map(str),
+    st.text(max_size=8),
+)
+
+
+def cell(draw, column, wild):
+    """What stands in a column: mostly what belongs there, or anything where it is ``wild``."""
+    if wild and draw(st.integers(0, 5)) == 0:
+        return draw(ODD_CELLS)
+    if column in ("tomo", "rlnTomoName", "rlnMicrographName"):
+        return draw(st.sampled_from(("TS_1", "TS_1.mrc", "TS_10", "a/TS_1.tomostar", "08")))
+    return str(draw(st.one_of(st.integers(0, 19), st.floats(-20, 40, width=16))))
+
+
+@st.composite
+def table_of(draw, known, needed, separator, begin):
+    """A table of positions with known and unknown columns, doubled ones and ragged rows."""
+    wild = draw(st.booleans())
+    columns = [*needed, *draw(st.lists(st.sampled_from(known), max_size=5, unique=True))]
+    if wild:
+        columns += draw(st.lists(st.text(max_size=6), max_size=2))
+        columns = columns[draw(st.integers(0, 1)) :]
+    else:
+        columns = list(dict.fromkeys(columns))
+    rows = [[cell(draw, c, wild) for c in columns] for _ in range(draw(st.integers(0, 5)))]
+    if wild and rows and draw(st.booleans()):
+        rows[-1] = rows[-1][: draw(st.integers(0, len(columns)))]
+    lines = [separator.join(row) for row in rows]
+    return "\n".join([begin(columns), *lines, ""]).encode("utf-8", "surrogatepass")
+
+
+def star_head(columns):
+    return "\n".join(["data_particles", "", "loop_", *(f"_{name}" for name in columns)])
+
+
+STAR_TABLES = table_of(STAR_COLUMNS, STAR_COLUMNS[2:5], " ", star_head)
+CSV_TABLES = table_of(COLUMNS, COLUMNS[:4], ",", ",".join)
+
+
+def read_places(path):
+    """Read positions and find those of a tomogram."""
+    volume = Volume(np.zeros((20, 20, 20)), (10.0,) * 3, (0.0,) * 3, (0,) * 3, Path("TS_1.mrc"))
+    labels = ({"1": 1, "2": 2}, None, 1)[path.stat().st_size % 3]
+    settings = {"labels_of_files": None, "labels": labels, "coordinate_voxel_size": None}
+    settings |= {"name_suffix": "", "per_tomogram": labels == 1, "allow_empty": True}
+    found = particles_in(volume, "TS_1", [path], settings)
+    assert len(found.points) == len(found.labels)
+    assert np.isfinite(found.points).all()
+
+
+# Configurations
+
+PREDICTION = yaml.safe_load((REPOSITORY / "config" / "semantic.yaml").read_text(encoding="utf-8"))
+TRAINING = yaml.safe_load((REPOSITORY / "config" / "train_semantic.yaml").read_text("utf-8"))
+CONFIG = {
+    "simulate": {"made": {"output_path": "made", "number": 2}},
+    "scale": {"raw": {"input_path": "in", "output_path": "scaled"}},
+    "label": {
+        "spheres": {
+            "kind": "particles", "tomograms": "in", "positions": "p.csv", "radius": 5,
+            "output_path": "spheres",
+        },
+        "both": {"kind": "merge", "folders": {1: "spheres", 2: "in"}, "output_path": "both"},
+    },
+    "train": {"model": "train.yaml"},
+    "predict": {"stage": "predict.yaml"},
+}  # fmt: skip
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=12),
+    st.sampled_from(ODD_NAMES),
+    st.sampled_from(("/", "..", ".", "../out", "/dev/null", "in", "scaled", "auto", "cuda:0")),
+    st.dates(),
+    st.binary(max_size=5),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.one_of(st.text(max_size=6), st.integers(), st.none()), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+
+
+def places(content, at=()):
+    """The keys that lead to each value of nested mappings and lists."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in inner:
+        yield (*at, key)
+        if isinstance(value, (dict, list)):
+            yield from places(value, (*at, key))
+
+
+def changed(draw, content, most=3):
+    """A copy of a configuration in which a few values are others, missing or under another key."""
+    content = yaml.safe_load(yaml.safe_dump(content))
+    for _ in range(draw(st.integers(0, most))):
+        *path, last = draw(st.sampled_from(list(places(content)) or [("a",)]))
+        block = content
+        for key in path:
+            block = block[key]
+        how = draw(st.sampled_from(("value", "value", "remove", "rename")))
+        if how == "value":
+            block[last] = draw(VALUES)
+        elif isinstance(block, dict) and how == "remove":
+            block.pop(last, None)
+        elif isinstance(block, dict):
+            name = draw(st.one_of(st.text(max_size=5), st.integers(), st.sampled_from(ODD_NAMES)))
+            block[name] = block.pop(last, None)
+    return content
+
+
+@st.composite
+def yaml_contents(draw):
+    """Three files, one after the other: config.yaml, predict.yaml and train.yaml."""
+    given = PREDICTION | {"data_folder": "in", "trained_model": "in/model.ckpt"}
+    given |= {"mask_folder": None}
+    trained = TRAINING | {"data_folder": "in", "labels_folder": "labels", "pretrained_model": None}
+    files = [changed(draw, CONFIG), changed(draw, given), changed(draw, trained)]
+    texts = [yaml.safe_dump(file, allow_unicode=True).encode() for file in files]
+    if draw(st.integers(0, 3)) == 0:
+        which = draw(st.integers(0, 2))
+        texts[which] = draw(damaged(st.just(texts[which])))
+    return b"\0---\0".join(texts)
+
+
+def read_configurations(path):
+    """Read a configuration with its stages and plan what is to be done, in the file's folder."""
+    here, folder = os.getcwd(), path.parent
+    config, *stages = [*path.read_bytes().split(b"\0---\0"), b"", b""]
+    os.chdir(folder)
+    try:
+        for name in ("in", "labels"):
+            (folder / name).mkdir(exist_ok=True)
+            (folder / name / "TS_1.mrc").write_bytes(
+                struct.pack("<4i", 30, 20, 10, 2) + bytes(1008)
+            )
+        (folder / "in" / "model.ckpt").write_bytes(b"a checkpoint")
+        (folder / "p.csv").write_text("tomo,z,y,x\nTS_1,1,1,1\n")
+        for name, text in zip(("config", "predict", "train"), (config, *stages), strict=False):
+            (folder / f"{name}.yaml").write_bytes(text)
+        try:
+            content = read_yaml("config.yaml")
+            found, _ = read_configuration(content, ["config.yaml"])
+        except InputError as error:
+            # Messages name files as they are spelled, here relative to the folder.
+            raise InputError(f"{folder}: {error}") from error
+        planned(found)
+    finally:
+        os.chdir(here)
+
+
+def planned(stages):
+    """Plan all that a configuration asks for; every output must lie in a folder that it names."""
+    plan.checks(stages)
+    for name in stages.train:
+        plan.training(stages, name)
+    for name in stages.predict:
+        plan.prediction(stages, name)
+    for name in stages.label:
+        plan.labelling(stages, name)
+    files = plan.targets(stages)
+    plan.with_aliases(files, plan.aliases(files))
+    plan.overview(stages)
+    folders = {os.path.realpath(writer.folder) for writer in stages.writers}
+    folders |= {os.path.realpath(folder) for folder in ("checks", ".")}
+    for file in {file for each in files.values() for file in each}:
+        inside = [os.path.commonpath((os.path.realpath(file), top)) == top for top in folders]
+        assert any(inside), f"{file} lies in none of {folders}"
+
+
+# Checkpoints
+
+
+def checkpoint_content():
+    """What a small checkpoint holds."""
+    from networks import random_network
+
+    network = random_network()
+    sizes = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(network.sizes).items()
+    }
+    heads = {key: sizes.pop(key) for key in ("out_channels", "filters")}
+    settings = {
+        "config": {"parameters": {"network": heads}},
+        "backbone_config": {"parameters": {"network": sizes}},
+    }
+    return {"state_dict": network.state_dict(), "hyper_parameters": settings}
+
+
+def saved(content):
+    import torch
+
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+OPCODES = st.lists(
+    st.one_of(
+        st.sampled_from([bytes([code]) for code in b"()]}.02NIKMGRcibuesaltotQh"]),
+        st.sampled_from(
+            (b"cos\nsystem\n", b"cbuiltins\neval\n", b"X\x03\0\0\0abc", b"\x80\x02", b"R")
+        ),
+        st.binary(max_size=4),
+    ),
+    max_size=25,
+).map(b"".join)
+
+
+@st.composite
+def checkpoint_contents(draw):
+    """A checkpoint with other settings or weights, of another pickle, or with damaged bytes."""
+    import torch
+
+    content = checkpoint_content()
+    how = draw(st.sampled_from(("settings", "weights", "pickle", "bytes", "lying")))
+    if how == "settings":
+        content["hyper_parameters"] = changed(draw, content["hyper_parameters"])
+    elif how == "weights":
+        name = draw(st.sampled_from(sorted(content["state_dict"])))
+        content["state_dict"][name] = draw(
+            st.one_of(
+                VALUES,
+                st.sampled_from(
+                    (torch.zeros(0), torch.zeros(2, 2), torch.ones(3, dtype=torch.complex64),
+                     torch.tensor(float("nan")), torch.ones(4, dtype=torch.bool),
+                     torch.zeros(1).expand(1000, 1000, 1000),
+                     torch.ones(2, 2).to_sparse(), torch.zeros(3, device="meta"))
+                ),
+            )
+        )  # fmt: skip
+    whole = saved(content)
+    if how == "bytes":
+        return draw(damaged(st.just(whole)))
+    if how in ("pickle", "lying"):
+        return with_pickle(whole, *draw(st.tuples(st.integers(0, 2000), OPCODES)), how == "lying")
+    return whole
+
+
+def with_pickle(content, at, opcodes, lying):
+    """A checkpoint whose pickle is changed at a place, in an archive whose checksums are right.
+
+    lying: the archive's directory gives sizes that are not those of its members
+    """
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(file, "w") as target:
+        for name in source.namelist():
+            stored = source.read(name)
+            if name.endswith("data.pkl"):
+                stored = stored[:at] + opcodes + stored[at + len(opcodes) :]
+            target.writestr(name, stored)
+    packed = bytearray(file.getvalue())
+    if lying:
+        directory = packed.rfind(b"PK\x01\x02")
+        struct.pack_into("<2I", packed, directory + 20, 2**31, 2**31 + at)
+    return bytes(packed)
+
+
+def read_model(path):
+    load_network(path)
+
+
+def read_last(path):
+    read_callback_state(path, "Checkpoints")
+
+
+# The campaign
+
+TARGETS = {
+    "mrc": Target(mrc_contents(), read_mrc, ".mrc"),
+    "star": Target(
+        st.one_of(STAR_TABLES, damaged(STAR_TABLES), st.binary(max_size=200)), read_places, ".star"
+    ),
+    "csv": Target(
+        st.one_of(CSV_TABLES, damaged(CSV_TABLES), st.binary(max_size=200)), read_places, ".csv"
+    ),
+    "yaml": Target(yaml_contents(), read_configurations, ".files"),
+    "yaml text": Target(
+        st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode)).filter(
+            lambda content: b"\0---\0" not in content
+        ),
+        lambda path: read_yaml(path),
+        ".yaml",
+    ),
+    "checkpoint": Target(checkpoint_contents(), read_model, ".ckpt"),
+    "last checkpoint": Target(checkpoint_contents(), read_last, ".ckpt"),
+}  # fmt: skip
+
+
+def campaign(target, examples, seed, folder):
+    """Try so many inputs of a target in a folder; returns {answer: how many}.
+
+    Raises what a reader raised that was no InputError, with the smallest input that does so.
+    """
+    counts = {"read": 0, "refused": 0, "slowest": 0.0}
+    settings = hypothesis.settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        report_multiple_bugs=True,
+        print_blob=False,
+    )
+
+    @hypothesis.seed(seed)
+    @settings
+    @hypothesis.given(target.contents)
+    def try_one(content):
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            path = Path(own) / f"input{target.ending}"
+            path.write_bytes(content)
+            started = time.process_time()
+            outcome = "read" if answered(target.read, path) else "refused"
+            counts[outcome] += 1
+            counts["slowest"] = max(counts["slowest"], time.process_time() - started)
+        left = os.listdir(folder)
+        assert not left, f"written outside: {left}"
+
+    try_one()
+    return counts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--examples", type=int, default=2000, help="inputs of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default=",".join(TARGETS), help="kinds, with commas between")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    np.seterr(all="ignore")
+    print(f"{'kind':16}    tried     read  refused  slowest s", flush=True)
+    total = 0
+    for name in options.only.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            counts = campaign(TARGETS[name], options.examples, options.seed, folder)
+        tried = counts["read"] + counts["refused"]
+        total += tried
+        print(f"{name:16} {tried:8} {counts['read']:8} {counts['refused']:8}", end="  ")
+        print(f"{counts['slowest']:9.2f}", flush=True)
+    print(f"{total} inputs, each read or refused with the reason (seed {options.seed})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""Kill a process of the whole workflow at a random moment, give the same command again, compare.
+
+    PYTHONPATH=tests:scripts python tests/campaigns/kill.py [--rounds 100] [--seed 0] [--keep]
+
+In each round the workflow begins in an empty folder. One to three times a random process of it (a
+script, the trainer, snakemake itself) gets SIGKILL, SIGTERM or SIGSTOP and then SIGKILL. Then the
+plain command must end well, and leave what an undisturbed run leaves. Meanwhile every file that
+appears under a final name is opened: it must be whole.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401  (the codecs of scores and patches)
+import mrcfile
+import numpy as np
+import psutil
+
+from conftest import REPOSITORY
+from cryoseg.checkpoints import read_checkpoint
+from cryoseg.volumes import open_volume
+from test_training_workflow import TrainingLab, training
+from test_workflow import RAW, stage_file
+
+NAMES = ("TS_1", "TS_10")
+WAYS = {
+    "SIGKILL": (signal.SIGKILL,),
+    "SIGTERM": (signal.SIGTERM,),
+    "SIGSTOP, SIGKILL": (signal.SIGSTOP, signal.SIGKILL),
+}
+BETWEEN_SIGNALS = 0.3
+# A job of a killed run must notice that it is alone, and a trainer finishes its step.
+ORPHANS_END = 15
+LONGEST_RUN = 900
+# Seconds from the moment that a file appears to the kill: about as long as a job takes.
+MOST_PATIENCE = 2
+# What may change while it is looked at, or is written by Snakemake itself.
+NOT_OURS = (".snakemake", "logs", "benchmarks", "tensorboard")
+# Bytes of these must be those of the undisturbed run; the rest follows from the trained model.
+SAME_BYTES = (
+    "scaled/*.mrc", "labels/kept/*.mrc", "work/distances/*.h5", "patches/*.h5",
+    "predictions/lamella/*_preds.h5", "predictions/lamella/scores/*_scores.h5", "checks/*/*.json",
+)  # fmt: skip
+MODEL = "runs/semantic/model/model_best.ckpt"
+WEIGHTS_ALIKE, LABELS_ALIKE = 1e-4, 0.999
+
+
+class FoundError(AssertionError):
+    """Something that the campaign must not see."""
+
+
+def fill(folder):
+    """A Lab with two tomograms: scaled, checked, trained on, and predicted by two stages.
+
+    Copy it for another round: headers of files made anew have another date.
+    """
+    lab = TrainingLab(Path(folder))
+    lab.write_config(
+        scale={"raw": {"input_path": RAW, "output_path": "scaled", "invert": False}},
+        train={"semantic": "config/train.yaml"},
+        predict={name: f"config/{name}.yaml" for name in ("lamella", "semantic")},
+    )
+    few = {"max_epochs": 2, "checkpoint_minutes": 0.0001}
+    settings = training()["hyper_parameters"] | few
+    lab.write_yaml("config/train.yaml", training(hyper_parameters=settings))
+    lab.write_stage("lamella")
+    lab.write_yaml("config/semantic.yaml", stage_file("semantic", trained_model=MODEL))
+    shutil.copy(REPOSITORY / "tests" / "data" / "lamella.ckpt", lab.folder / "lamella.ckpt")
+    for seed, name in enumerate(NAMES):
+        lab.write_labels(name, seed)
+    return lab
+
+
+class KilledLab(TrainingLab):
+    """A Lab whose command has targets; none for all."""
+
+    def __init__(self, folder, targets=()):
+        super().__init__(folder)
+        self.targets = targets
+
+
+class Watch:
+    """Opens every file that appears in a folder under a final name, as soon as it is seen."""
+
+    def __init__(self, folder):
+        self.folder, self.seen, self.damaged = Path(folder), {}, []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._done.set()
+        self._thread.join()
+        self.look()
+
+    def _run(self):
+        while not self._done.wait(0.02):
+            self.look()
+
+    def look(self):
+        """Open what is new since the last look."""
+        for folder, below, files in os.walk(self.folder):
+            below[:] = [name for name in below if name not in NOT_OURS]
+            for name in files:
+                if not name.startswith("."):
+                    self._open_if_new(Path(folder, name))
+
+    def _open_if_new(self, path):
+        try:
+            status = path.stat()
+            key = status.st_ino, status.st_size, status.st_mtime_ns
+            if self.seen.get(path) == key:
+                return
+            self.seen[path] = key
+            open_whole(path)
+        except FileNotFoundError:  # snakemake takes old outputs away
+            return
+        except Exception as error:
+            if path.exists() and path.stat().st_ino == status.st_ino:
+                self.damaged.append(f"{path.relative_to(self.folder)}: {error!r}")
+
+
+def open_whole(path):
+    """Read a file to its end; an exception if it is not whole."""
+    if path.suffix == ".mrc":
+        with contextlib.suppress(FileNotFoundError):
+            volume = open_volume(path) if path.exists() else None
+            return volume and volume[:]
+    elif path.suffix == ".h5":
+        with h5py.File(path, "r", locking=False) as file:
+            file.visititems(lambda _, item: item[...] if isinstance(item, h5py.Dataset) else None)
+    elif path.suffix == ".ckpt":
+        with zipfile.ZipFile(path) as archive:
+            assert archive.testzip() is None
+    elif path.suffix == ".json":
+        json.loads(path.read_text())
+    elif path.suffix == ".png":
+        assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
+    elif path.suffix in (".csv", ".tsv", ".yaml"):
+        assert path.read_bytes().endswith(b"\n")
+    return None
+
+
+def start(lab):
+    """Start the plain command; its output goes into run.log beside the Lab's folder."""
+    with open(lab.folder.parent / "run.log", "ab") as log:
+        return subprocess.Popen(
+            lab.command("--cores", "2", "--", *lab.targets),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=lab.folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+
+def finish(lab):
+    """Give the plain command and wait for its end, which must be a good one."""
+    run = start(lab)
+    try:
+        code = run.wait(LONGEST_RUN)
+    except subprocess.TimeoutExpired as error:
+        run.kill()
+        raise FoundError(f"the plain command hangs after {LONGEST_RUN} s") from error
+    if code:
+        said = (lab.folder.parent / "run.log").read_text(errors="replace")
+        raise FoundError(f"the plain command ends with {code}:\n{said[-3000:]}")
+
+
+def strike(run, chance):
+    """Signal a random process of a run; returns (what it was, how)."""
+    own = psutil.Process(run.pid)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        victims = own.children(recursive=True)
+        victim = chance.choice(victims) if victims and chance.random() < 0.7 else own
+        way = chance.choice(list(WAYS))
+        what = "snakemake" if victim == own else _script(victim)
+        for number in WAYS[way]:
+            victim.send_signal(number)
+            time.sleep(BETWEEN_SIGNALS if number == signal.SIGSTOP else 0)
+        return what, way
+    return None
+
+
+def _script(process):
+    """The name of the script that a process runs."""
+    words = process.cmdline()
+    scripts = [Path(word).name for word in words if word.endswith(".py")]
+    return scripts[-1].split(".", 1)[-1] if scripts else process.name()
+
+
+def wait_for_orphans(before):
+    """Wait for the end of processes that a killed run left; they must see that they are alone."""
+    _, alive = psutil.wait_procs(before, timeout=ORPHANS_END)
+    if alive:
+        names = ", ".join(_script(process) for process in alive)
+        for process in alive:
+            process.kill()
+        raise FoundError(f"jobs of a killed run live on: {names}")
+
+
+def disturb(lab, watch, chance, files):
+    """Run the workflow and strike it once, at a random moment up to the last of so many files."""
+    run, family = start(lab), []
+    wanted, patience = (
+        chance.randint(min(len(watch.seen), files), files),
+        chance.uniform(0, MOST_PATIENCE),
+    )
+    at = None
+    while run.poll() is None and (at is None or time.monotonic() < at):
+        if at is None and len(watch.seen) >= wanted:
+            at = time.monotonic() + patience
+        time.sleep(0.02)
+    if run.poll() is not None:
+        return None
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(run.pid).children(recursive=True)
+    struck = strike(run, chance)
+    try:
+        run.wait(LONGEST_RUN)
+    except subprocess.TimeoutExpired as error:
+        run.kill()
+        raise FoundError(f"after {struck}, snakemake hangs for {LONGEST_RUN} s") from error
+    wait_for_orphans(family)
+    return struck
+
+
+def differences(lab, reference):
+    """What differs between a finished Lab and the undisturbed one."""
+    for pattern in SAME_BYTES:
+        for path in sorted(reference.glob(pattern)):
+            name = path.relative_to(reference)
+            there = lab.folder / name
+            if not there.exists() or there.read_bytes() != path.read_bytes():
+                yield str(name)
+    if not lab.targets:
+        yield from _differing_predictions(lab.folder, reference)
+
+
+def _differing_predictions(folder, reference):
+    """What follows from the trained model, which is the same but for rounding."""
+    weights, expected = (read_checkpoint(top / MODEL)[0] for top in (folder, reference))
+    for name, values in expected.items():
+        if not np.allclose(weights[name], values, rtol=WEIGHTS_ALIKE, atol=WEIGHTS_ALIKE):
+            yield f"{MODEL}: {name}"
+    for name in NAMES:
+        place = f"predictions/semantic/{name}_preds.h5"
+        labels, wanted = (h5py.File(top / place)["labels"][:] for top in (folder, reference))
+        if (labels == wanted).mean() < LABELS_ALIKE:
+            yield place
+        with mrcfile.open(folder / place.replace(".h5", ".mrc")) as mrc:
+            if (mrc.data != labels).any():
+                yield place.replace(".h5", ".mrc")
+
+
+def left_over(lab):
+    """Files that were written aside and never got their names, and locks."""
+    hidden = [path for path in lab.folder.rglob(".*-*") if path.is_file()]
+    locks = lab.folder / ".snakemake" / "locks"
+    notes = list((lab.folder / ".snakemake" / "owners").glob("*"))
+    return [*hidden, *(locks.iterdir() if locks.is_dir() else ()), *notes]
+
+
+def count_files(folder):
+    """How many files a Watch of the folder would have seen."""
+    watch = Watch(folder)
+    watch.look()
+    return len(watch.seen)
+
+
+def one_round(folder, seed, inputs, reference, targets=(), most=3):
+    """One round in a folder; returns what was struck, a list of (what, how). Raises FoundError.
+
+    inputs:    folder of a Lab in which nothing is done yet
+    reference: the same, done undisturbed
+    most:      kills
+    """
+    chance, folder = random.Random(seed), Path(folder)
+    folder.mkdir()
+    lab = KilledLab(copied(inputs, folder / "lab"), targets)
+    with Watch(lab.folder) as watch:
+        watch.look()
+        files = count_files(reference)
+        kills = chance.randint(1, most)
+        struck = [disturb(lab, watch, chance, files) for _ in range(kills)]
+        finish(lab)
+    if watch.damaged:
+        raise FoundError(f"not whole under a final name: {watch.damaged[:5]}")
+    if differing := list(differences(lab, reference)):
+        raise FoundError(f"not as without a kill: {differing[:9]}")
+    if left := left_over(lab):
+        raise FoundError(f"left over: {left[:5]}")
+    if not targets and (shown := lab.plan()):
+        raise FoundError(f"there is still something to do: {shown}")
+    return [each for each in struck if each]
+
+
+def copied(source, target):
+    """A copy of a folder, with links, times and all."""
+    subprocess.run(["cp", "-a", source, target], check=True)
+    return target
+
+
+def campaign(rounds, seed, targets=(), most=3, keep=False):
+    """Rounds of kills, numbered from ``seed``; returns (struck, finds).
+
+    targets: of the command; none for all
+    most:    kills in a round
+    """
+    struck, finds = [], []
+    with tempfile.TemporaryDirectory() as top:
+        inputs = fill(Path(top, "inputs")).folder
+        reference = KilledLab(copied(inputs, Path(top, "reference")), targets)
+        started = time.monotonic()
+        finish(reference)
+        print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
+        for number in range(seed, seed + rounds):
+            folder, started = Path(top, str(number)), time.monotonic()
+            try:
+                hits = one_round(folder, number, inputs, reference.folder, targets, most)
+                struck += hits
+                outcome = "; ".join(f"{what} {way}" for what, way in hits) or "nothing was hit"
+            except FoundError as error:
+                finds.append(f"round {number}: {error}")
+                outcome = f"FOUND: {error}"
+                if keep:
+                    copied(folder, Path(tempfile.mkdtemp(prefix="kill_"), str(number)))
+            print(f"{number:5} {time.monotonic() - started:5.0f} s  {outcome}", flush=True)
+            shutil.rmtree(folder)
+    return struck, finds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0, help="of the first round; then 1 more")
+    parser.add_argument("--keep", action="store_true", help="keep what has a find")
+    options = parser.parse_args()
+    struck, finds = campaign(options.rounds, options.seed, keep=options.keep)
+    for what in sorted({what for what, _ in struck}):
+        ways = [way for each, way in struck if each == what]
+        print(f"{what:24}", ", ".join(f"{way}: {ways.count(way)}" for way in WAYS))
+    print(f"{options.rounds} rounds, {len(struck)} kills, {len(finds)} finds")
+    sys.exit(bool(finds))
+
+
+if __name__ == "__main__":
+    main()

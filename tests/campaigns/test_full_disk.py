@@ -1,0 +1,153 @@
+"""A disk that is full, a folder that may not be written or is gone: said, and nothing is lost."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import REPOSITORY
+from cryoseg.errors import InputError
+from cryoseg.volumes import write_mrc, written_aside
+from full_disk import REASON, enlarge, small_disk
+from test_shared_folders import READ_ALL
+from test_workflow import NAMES, Lab, fill
+
+needs_root = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+# As a process of its own, since HDF5 holds on to a file that it could not complete.
+WRITE_HDF5 = """
+import sys, h5py, numpy as np
+from cryoseg.errors import InputError
+from cryoseg.volumes import written_aside
+try:
+    with written_aside(sys.argv[1]) as aside, h5py.File(aside, "w") as file:
+        values = file.create_dataset("values", (40, 50, 60), np.float32, chunks=(10, 50, 60))
+        for start in range(0, 40, 10):
+            values[start : start + 10] = np.random.default_rng(0).random((10, 50, 60))
+except InputError as error:
+    print(error, flush=True)
+"""
+WRITE_TEXT = """
+import sys
+from cryoseg.errors import InputError
+from cryoseg.volumes import written_aside
+try:
+    with written_aside(sys.argv[1]) as aside:
+        aside.write_text("complete")
+except InputError as error:
+    print(error, flush=True)
+"""
+
+
+def run_python(code, path, *before):
+    """Run code in a process; returns what it prints."""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "scripts")}
+    command = [*before, sys.executable, "-c", code, str(path)]
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True).stdout
+
+
+def write_volume(path):
+    write_mrc(path, np.ones((40, 50, 60), np.float32))
+
+
+def write_checkpoint(path):
+    with written_aside(path) as aside:
+        torch.save(torch.zeros(200_000), aside)
+
+
+def write_text(path):
+    with written_aside(path) as aside:
+        aside.write_text("x" * 400_000)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("write", "needed"),
+    [
+        (write_volume, "481024 bytes are needed, 303104 are free"),
+        (write_checkpoint, "more than [0-9]+ bytes are needed"),
+        (write_text, "more than 303104 bytes are needed"),
+    ],
+)
+def test_a_full_disk_is_said_with_path_and_bytes_and_nothing_half_written_stays(
+    write, needed, tmp_path
+):
+    with small_disk(tmp_path / "disk", 300) as disk:
+        (disk / "file.ckpt").write_text("as before")
+        with pytest.raises(
+            InputError, match=f"{disk}/file.ckpt: no space is left in {disk}: {needed}"
+        ):
+            write(disk / "file.ckpt")
+        assert [path.name for path in disk.iterdir()] == ["file.ckpt"]
+        assert (disk / "file.ckpt").read_text() == "as before"
+        enlarge(disk, 1000)
+        write(disk / "file.ckpt")
+
+
+@needs_root
+def test_a_full_disk_is_known_from_what_hdf5_says(tmp_path):
+    with small_disk(tmp_path / "disk", 300) as disk:
+        said = run_python(WRITE_HDF5, disk / "file.h5")
+        assert f"{disk}/file.h5: no space is left in {disk}: more than" in said
+        assert not list(disk.iterdir())
+        enlarge(disk, 1000)
+        assert run_python(WRITE_HDF5, disk / "file.h5") == ""
+
+
+@needs_root
+def test_a_run_whose_whole_folder_is_full_goes_on_after_space_is_made(tmp_path):
+    undisturbed = fill(Lab(tmp_path / "undisturbed"))
+    for name in ("lamella", "semantic"):  # large, and not used here
+        (undisturbed.folder / f"{name}.ckpt").write_bytes(b"a checkpoint")
+    with small_disk(tmp_path / "disk", 600) as disk:
+        lab = Lab(disk / "lab")
+        shutil.copytree(undisturbed.folder, lab.folder, dirs_exist_ok=True)
+        shown = lab.run("--", "scale", fails=True)
+        _, summary = shown.split("failed:")
+        assert "no space is left in scaled: 123904 bytes are needed" in summary
+        assert "Traceback" not in shown
+        assert "Trying to restart" not in shown
+        assert not [path for path in lab.folder.rglob(".*-*") if path.is_file()]
+        enlarge(disk, 5000)
+        lab.run("--", "scale")
+        undisturbed.run("--", "scale")
+        for name in NAMES:
+            made = [each.folder / "scaled" / f"{name}.mrc" for each in (lab, undisturbed)]
+            assert made[0].read_bytes() == made[1].read_bytes()
+
+
+@needs_root
+def test_a_folder_that_may_not_be_written_is_named(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o555)
+    become = ("setpriv", "--reuid=4711", "--regid=100", "--clear-groups", *READ_ALL)
+    said = run_python(WRITE_TEXT, folder / "file", *become)
+    assert f"{folder}/file: cannot be written (Permission denied); see to it that you may" in said
+    with small_disk(tmp_path / "disk", 300) as disk:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        said = run_python(WRITE_TEXT, disk / "file")
+        assert f"{disk}/file: cannot be written (Read-only file system)" in said
+
+
+def remove_and_write(path):
+    with written_aside(path) as aside:
+        shutil.rmtree(path.parent)
+        aside.write_text("x")
+
+
+def write_and_remove(path):
+    with written_aside(path) as aside:
+        aside.write_text("x")
+        shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("write", [remove_and_write, write_and_remove])
+def test_a_folder_that_vanishes_is_named(write, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(InputError, match=f"{folder}/file: its folder is gone; bring it back"):
+        write(folder / "file")
+    assert not folder.exists()

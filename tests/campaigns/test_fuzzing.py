@@ -1,0 +1,73 @@
+"""The small form of fuzzing.py and names.py: some hundreds of inputs, and one plan of odd names."""
+
+import logging
+
+import pytest
+
+from cryoseg.errors import InputError
+from fuzzing import ODD_NAMES, TARGETS, Hangs, answered, campaign
+from names import hostile_lab, outside
+from test_workflow import RAW
+
+SEED = (
+    6  # another campaign of so many inputs each time would fail for others than it was started by
+)
+
+
+@pytest.fixture
+def silent():
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TARGETS)
+def test_files_are_read_or_refused_with_the_reason(name, silent, tmp_path):
+    counts = campaign(TARGETS[name], 60, SEED, tmp_path)
+    assert counts["read"] + counts["refused"] >= 60
+    assert counts["refused"]
+
+
+def test_a_campaign_finds_what_it_looks_for(tmp_path):
+    def no_sentence(path):
+        raise KeyError("a")
+
+    def no_name(path):
+        raise InputError("something is wrong")
+
+    def never_ends(path):
+        raise Hangs("no answer")
+
+    for read, found in ((no_sentence, KeyError), (no_name, AssertionError), (never_ends, Hangs)):
+        with pytest.raises(found):
+            answered(read, tmp_path / "file")
+
+
+def test_tomograms_with_hostile_names_are_planned_and_scaled_and_nothing_runs_in_them(tmp_path):
+    lab, names = hostile_lab(tmp_path)
+    planned = {tomogram for rule, tomogram in lab.plan("scale") if rule == "raw_scale_tomogram"}
+    assert planned - {""} == set(names) - {"\r"}  # which Python reads as the end of a line
+    worst = ["$(touch pwned)", "; touch pwned", "a'b", "a\nb", "-n", 200 * "x"]
+    lab.run("--", *(f"scaled/{name}.mrc" for name in worst))
+    made = {path.name.removesuffix(".mrc") for path in (lab.folder / "scaled").glob("*.mrc")}
+    assert made == set(worst)
+    assert not outside(lab)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("<tomogram>", "takes for a variable; rename it"), (230 * "x", "has 230 bytes; shorten it")],
+    ids=["variable", "long"],
+)
+def test_names_that_cannot_be_are_refused_before_any_job(name, says, tmp_path):
+    lab, _ = hostile_lab(tmp_path, ["TS_1"])
+    (lab.folder / RAW / f"{name}.mrc").write_bytes((lab.folder / RAW / "TS_1.mrc").read_bytes())
+    shown = lab.run("-n", fails=True)
+    assert says in shown
+    assert "Traceback" not in shown
+
+
+def test_the_names_hold_what_shells_and_snakemake_would_read():
+    for sign in " '\"$`;{}[]#%,~\n*?\\":
+        assert any(sign in name for name in ODD_NAMES), sign

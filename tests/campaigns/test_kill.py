@@ -1,0 +1,71 @@
+"""The small form of kill.py: ten rounds of the steps that take a second each."""
+
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from cryoseg.run_owners import noted, owners, this_run
+from kill import Watch, campaign
+from test_workflow import RAW, Lab, fill
+
+TARGETS = ("scaled/TS_1.mrc", "scaled/TS_10.mrc")
+
+
+@pytest.mark.slow
+def test_whatever_is_killed_the_same_command_again_gives_the_same_files():
+    struck, finds = campaign(rounds=10, seed=1, targets=TARGETS, most=1)
+    assert not finds
+    assert len(struck) >= 4
+
+
+def test_a_file_that_is_cut_short_under_its_final_name_is_seen(tmp_path):
+    lab = fill(Lab(tmp_path / "lab"))
+    (lab.folder / "table.json").write_text("{}")
+    with Watch(lab.folder) as watch:
+        pass
+    assert not watch.damaged
+    path = lab.folder / RAW / "TS_1.mrc"
+    path.write_bytes(path.read_bytes()[:-100])
+    (lab.folder / "table.json").write_text("{")
+    watch.look()
+    assert [line.split(":")[0] for line in watch.damaged] == ["table.json", f"{RAW}/TS_1.mrc"]
+
+
+def locked_by(lab, process):
+    """Lock a Lab as a run with the number of a process would, and note whose the lock is."""
+    locks = lab.folder / ".snakemake" / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    (locks / "0.output.lock").write_text("scaled/TS_1.mrc\n")
+    owner = this_run(elsewhere=False)
+    began = psutil.Process(process).create_time()
+    return owner.__class__(**vars(owner) | {"process": process, "began": began})
+
+
+def test_the_lock_of_a_run_that_lives_is_respected_and_that_of_a_dead_one_taken_off(tmp_path):
+    lab = fill(Lab(tmp_path / "lab"))
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other:
+        owner = locked_by(lab, other.pid)
+        note = lab.folder / ".snakemake" / "owners"
+        with noted(owner, note):
+            assert list(owners(note).values()) == [owner]
+            shown = lab.run("scaled/TS_1.mrc", fails=True)
+            assert "cannot be locked" in shown
+            assert f"Another snakemake works in this folder: process {other.pid} on" in shown
+            other.send_signal(signal.SIGKILL)
+            other.wait()
+            assert owner.is_dead
+            assert "The lock that a killed run left is taken off." in lab.run("scaled/TS_1.mrc")
+    assert not owners(note)
+
+
+def test_a_lock_without_a_note_and_one_of_jobs_elsewhere_are_left_to_people(tmp_path):
+    lab = fill(Lab(tmp_path / "lab"))
+    owner = locked_by(lab, psutil.Process().pid)
+    assert "cannot be locked" in lab.run("scaled/TS_1.mrc", fails=True)
+    for change in ({"elsewhere": True}, {"host": "another"}, {"namespace": "pid:[1]"}):
+        gone = owner.__class__(**vars(owner) | {"began": owner.began - 1000} | change)
+        assert not gone.is_dead
+    assert owner.__class__(**vars(owner) | {"began": owner.began - 1000}).is_dead

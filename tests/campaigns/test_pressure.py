@@ -1,0 +1,46 @@
+"""The small form of pressure.py: within less memory tiles shrink and the scores stay the same."""
+
+import resource
+
+import h5py
+import hdf5plugin  # noqa: F401  (the scores' codec)
+import numpy as np
+import psutil
+import pytest
+
+from cryoseg import host_memory
+from pressure import prepare, score
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pressure")
+    prepare(folder)
+    return folder
+
+
+def test_an_allocation_that_fails_makes_tiles_smaller_and_the_scores_stay(folder):
+    free, _ = score(folder, 0, output="free.h5")
+    pressed, said = score(folder, 550, "late", output="pressed.h5")
+    assert free["tiles"] == 1 < pressed["tiles"]
+    assert "going on with tiles of fewer than" in said
+    with h5py.File(folder / "free.h5") as one, h5py.File(folder / "pressed.h5") as other:
+        assert (one["winner"][:] == other["winner"][:]).mean() > 0.9999
+        steps = one["probability"][:].astype(int) - other["probability"][:]
+        assert np.abs(steps).max() <= 2  # of 65,535
+
+
+def test_an_impossible_limit_is_an_error_that_says_how_much_is_needed(folder):
+    found, _ = score(folder, 400, output="never.h5")
+    assert "out of memory with the smallest tile" in found["error"]
+    assert "GB beside the" in found["error"]
+    assert not (folder / "never.h5").exists()
+    assert not list(folder.glob(".*"))
+
+
+def test_ulimit_counts_as_what_there_is(monkeypatch):
+    used = psutil.Process().memory_info().vms
+    limits = {resource.RLIMIT_AS: (used + 10**9, -1), resource.RLIMIT_DATA: (-1, -1)}
+    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    assert list(host_memory._process_limits()) == [pytest.approx(10**9, rel=0.1)]
+    assert host_memory.free_host_memory() <= 1.1e9

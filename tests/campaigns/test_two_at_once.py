@@ -1,0 +1,121 @@
+"""Who writes beside a job does not corrupt what it makes, and is told of."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conftest import REPOSITORY
+from cryoseg.errors import InputError
+from cryoseg.failures import Failure, explain
+from cryoseg.provenance import record_path, recorded
+from cryoseg.volumes import open_volume, write_mrc
+
+# Reads a mapped volume again and again, as a job of a large one does.
+READ_FOR_LONG = """
+import sys
+from cryoseg.joblog import log_to
+from cryoseg.volumes import open_volume
+with log_to(sys.argv[2]):
+    volume = open_volume(sys.argv[1])
+    print("reading", flush=True)
+    while True:
+        volume[:]
+"""
+
+
+def volume_at(path, value):
+    write_mrc(path, np.full((8, 64, 64), value, np.float32), voxel_size=10.0)
+
+
+def job_of(folder):
+    """What a script is given by Snakemake, as far as records need it."""
+    files = {"input": {"tomogram": str(folder / "TS_1.mrc")}}
+    files["output"] = {"scaled": str(folder / "scaled.mrc")}
+    return SimpleNamespace(rule="scale_tomogram", params={"settings": {}}, **files)
+
+
+def rewrite_in_place(path):
+    content = bytearray(path.read_bytes())
+    content[2000:3000] = bytes(1000)
+    path.write_bytes(content)
+
+
+def replace(path):
+    volume_at(path.with_name("new.mrc"), 2)
+    os.replace(path.with_name("new.mrc"), path)
+
+
+@pytest.mark.parametrize("change", [rewrite_in_place, replace])
+def test_a_tomogram_that_changes_while_it_is_read_makes_the_job_fail_with_its_name(
+    change, tmp_path
+):
+    job = job_of(tmp_path)
+    path = tmp_path / "TS_1.mrc"
+    volume_at(path, 1)
+    with pytest.raises(InputError, match=r"TS_1.mrc: the file was changed while it was read"):
+        run_while(job, lambda: change(path))
+    assert not record_path(job.output["scaled"]).exists()
+    run_while(job, lambda: None)
+    assert record_path(job.output["scaled"]).exists()
+
+
+def run_while(job, happens):
+    with recorded(job):
+        first = open_volume(job.input["tomogram"])[0:1]
+        time.sleep(0.3)  # the hash of the content that was there is taken meanwhile
+        happens()
+        write_mrc(job.output["scaled"], first)
+
+
+def test_a_tomogram_that_is_only_touched_or_copied_anew_does_not(tmp_path):
+    job = job_of(tmp_path)
+    path = tmp_path / "TS_1.mrc"
+    volume_at(path, 1)
+    run_while(job, lambda: os.utime(path, (1, 1)))
+    run_while(job, lambda: path.write_bytes(path.read_bytes()))
+
+
+def test_a_tomogram_that_is_cut_short_while_it_is_mapped_leaves_a_clear_word(tmp_path):
+    path, log = tmp_path / "TS_1.mrc", tmp_path / "TS_1.log"
+    volume_at(path, 1)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "scripts")}
+    with subprocess.Popen(
+        [sys.executable, "-c", READ_FOR_LONG, path, log], env=environment
+    ) as reading:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and "reading" in log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.truncate(path, 2000)
+        assert reading.wait(60) == -signal.SIGBUS
+    kind, said = explain(Failure("scale_tomogram", "TS_1", str(log)))
+    assert kind == "error"
+    assert "a file that it read was cut short or written anew meanwhile" in said
+
+
+def test_many_processes_that_write_one_file_leave_a_whole_one(tmp_path):
+    code = (
+        "import sys, numpy as np\nfrom cryoseg.volumes import write_mrc\n"
+        "for _ in range(30):\n"
+        "    write_mrc(sys.argv[1], np.full((8, 64, 64), int(sys.argv[2]), np.float32))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "scripts")}
+    path, values = tmp_path / "scaled.mrc", set()
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, path, str(value)], env=environment)
+        for value in (1, 2)
+    ]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            (value,) = np.unique(open_volume(path)[:])
+            values.add(int(value))
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert values <= {1, 2}
+    assert values
+    assert [each.name for each in tmp_path.iterdir()] == ["scaled.mrc"]
