@@ -342,6 +342,20 @@ def test_weights_that_are_no_plain_numbers_are_refused(weights, tmp_path):
         load_network(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("block_type", {}), ("block_type", [{}]), ("num_layers", 3), ("filters", [1]), ("dim", "a")],
+)
+def test_sizes_of_another_kind_are_no_network(name, value, tmp_path):
+    network = {"out_channels": 3, name: value}
+    settings = {"parameters": {"network": network}}
+    both = {"config": settings, "backbone_config": settings}
+    state = random_network().state_dict()
+    torch.save({"state_dict": state, "hyper_parameters": both}, tmp_path / "model.ckpt")
+    with pytest.raises(InputError, match=f"no network has {name} = "):
+        load_network(tmp_path / "model.ckpt")
+
+
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
 def test_weights_that_are_infinite_or_nan_are_named(value, tmp_path):
     network = random_network()

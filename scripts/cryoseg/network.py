@@ -58,7 +58,7 @@ class Architecture:
                 least = 0 if field.name == "padding" else 1
                 _check(type(value) is int and value >= least, field.name, value)
         _check(self.spatial_dims in (2, 3), "spatial_dims", self.spatial_dims)
-        _check(self.block_type in EXPANSION, "block_type", self.block_type)
+        _check(self.block_type in tuple(EXPANSION), "block_type", self.block_type)
         _check(self.decoder_type in ("fpn", "bifpn"), "decoder_type", self.decoder_type)
         for name, length in {"num_layers": 4, "num_filters": 4, "filters": 2}.items():
             sizes = getattr(self, name)
