@@ -1,0 +1,186 @@
+"""How a run goes on where something fails: what Snakemake does not do by itself.
+
+A job whose input is wrong is not tried again; steps that gather files of all tomograms do without
+what could not be made; a lock that a killed run left is taken off; jobs at once fit into memory.
+"""
+
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import snakemake.dag
+import snakemake.jobs
+import snakemake.persistence
+from snakemake.logging import logger
+from snakemake.scheduling.job_scheduler import JobScheduler
+
+from cryoseg import plan, run_owners
+from cryoseg.failures import explain, names_input_error
+from cryoseg.host_memory import free_host_memory
+from cryoseg.unmade import Unmade, write_unmade
+
+
+class WithoutAncient:
+    """The jobs that depend on each job of a DAG, without those for which its date does not count."""
+
+    def __init__(self, depending):
+        self.depending = depending
+
+    def __getitem__(self, job):
+        found = self.depending[job].items()
+        return {each: files for each, files in found if not all(f.is_ancient for f in files)}
+
+
+def heed_changes_behind_ancient_files():
+    """Let Snakemake look at each job that depends on a job that runs by ancient() files alone.
+
+    It takes all that comes after a job that runs for certain to run too, and does not look at it;
+    then it leaves out what does so by ancient files alone, even if its own settings changed.
+    """
+    search = snakemake.dag.DAG.bfs
+
+    def bfs(dag, direction, *jobs, **options):
+        if direction is dag.depending:
+            direction = WithoutAncient(direction)
+        return search(dag, direction, *jobs, **options)
+
+    snakemake.dag.DAG.bfs = bfs
+
+
+def retry_what_may_succeed():
+    """Do not try a job again whose log says what is wrong with its input: that stays wrong."""
+    allowed = snakemake.jobs.Job.restart_times.fget
+
+    def restart_times(job):
+        return 0 if job.log and names_input_error(str(job.log[0])) else allowed(job)
+
+    snakemake.jobs.Job.restart_times = property(restart_times)
+
+
+def gather_what_there_is():
+    """Let steps that gather files of all tomograms run without those that could not be made.
+
+    They are those of rules with a parameter ``unmade`` (see cryoseg.unmade), and wait until nothing
+    else can run any more.
+    """
+    open_jobs, wait = JobScheduler.open_jobs.fget, snakemake.jobs.wait_for_files
+    waited_for = snakemake.jobs.Job.get_wait_for_files
+
+    def open_or_gathering(scheduler):
+        idle = not (open_jobs(scheduler) or scheduler.running or LACKING)
+        ended = scheduler._user_kill or scheduler._executor_error or not scheduler.keepgoing
+        if idle and scheduler.failed and not ended and workflow.is_main_process:
+            begin_to_gather(scheduler)
+        return open_jobs(scheduler)
+
+    async def wait_for_what_there_is(files, *arguments, **options):
+        await wait([file for file in files if file not in LACKING], *arguments, **options)
+
+    def of_what_there_is(job, *arguments, **options):
+        files = waited_for(job, *arguments, **options)
+        there = [file for file in files if file not in LACKING]
+        return there if len(there) == len(files) else [*there, plan.UNMADE]
+
+    JobScheduler.open_jobs = property(open_or_gathering)
+    snakemake.jobs.wait_for_files = wait_for_what_there_is
+    snakemake.jobs.Job.get_wait_for_files = of_what_there_is
+
+
+def begin_to_gather(scheduler):
+    """Make the gathering jobs that wait for what failed ready, and write down what they lack."""
+    dag, known = scheduler.workflow.dag, {}
+    failed = {job for each in scheduler.failed for job in getattr(each, "jobs", [each])}
+
+    def reason(job):
+        """Why a job was not done: the first failure among what it waits for, or its own."""
+        if job not in known:
+            before = [reason(each) for each in dag.dependencies[job] if waits(each)]
+            known[job] = before[0] if before else why_failed(job)
+        return known[job]
+
+    def waits(job):
+        return dag.needrun(job) and not dag.finished(job)
+
+    gathering = [
+        job
+        for job in dag.needrun_jobs()
+        if "unmade" in job.rule.params.keys() and job not in failed
+    ]
+    for job in gathering:
+        for producer, files in dag.dependencies[job].items():
+            if waits(producer):
+                LACKING.update(dict.fromkeys(map(str, files), reason(producer)))
+    if gathering:
+        write_unmade(plan.UNMADE, LACKING)
+        names = ", ".join(sorted(job.rule.name for job in gathering))
+        logger.info(f"{len(LACKING)} files could not be made; now without them: {names}")
+        dag._ready_jobs.update(gathering)
+
+
+def why_failed(job):
+    """The Unmade of the files of a job that failed."""
+    kind, sentence = explain(failure_of(job))
+    if kind != "input error":
+        sentence = f"{job.rule.name} failed: {sentence}; its log is {job.log[0]}"
+    return Unmade(job.rule.name, sentence)
+
+
+def forget_what_was_lacking():
+    """Begin a run without the list of what an earlier one could not make."""
+    Path(plan.UNMADE).unlink(missing_ok=True)
+
+
+def take_off_dead_locks(workflow):
+    """Let a run take off the lock of a working folder that a killed run of this machine left.
+
+    Not where that one's jobs ran on other machines: they may run on, and are to be cancelled first.
+    """
+    hold = snakemake.persistence.PersistenceBase.lock
+
+    def make_free(persistence):
+        others = run_owners.owners()
+        living = [each for each in others.values() if not each.is_dead]
+        if persistence.locked and others and not living:
+            logger.info("The lock that a killed run left is taken off.")
+            for lock in Path(persistence.path, "locks").glob("*.lock"):
+                lock.unlink()
+        for note, each in others.items():
+            if each.is_dead:
+                note.unlink(missing_ok=True)
+        for each in living if persistence.locked else ():
+            logger.error(f"Another snakemake works in this folder: {each}.")
+
+    @contextmanager
+    def lock(persistence):
+        own = run_owners.this_run(elsewhere=workflow.resource_settings.nodes is not None)
+        with ExitStack() as at_the_end:
+            with run_owners.one_at_a_time():
+                make_free(persistence)
+                at_the_end.enter_context(run_owners.noted(own))
+                at_the_end.enter_context(hold(persistence))
+            yield
+
+    snakemake.persistence.PersistenceBase.lock = lock
+
+
+def limit_memory(workflow):
+    """Let jobs that run on this machine together book no more memory than it has free.
+
+    Without a limit, Snakemake would start as many as there are processors for. Jobs that run
+    elsewhere are limited in number (--jobs), which Snakemake calls nodes.
+    """
+    here = workflow.is_main_process and workflow.resource_settings.nodes is None
+    if here and "mem_mb" not in workflow.global_resources:
+        workflow.register_resource("mem_mb", int(free_host_memory() / 1e6))
+
+
+def booked_together(workflow):
+    """MB that jobs may book together, or None where nothing limits it."""
+    limit = workflow.global_resources.get("mem_mb")
+    return None if limit is None else limit.value
+
+
+heed_changes_behind_ancient_files()
+retry_what_may_succeed()
+gather_what_there_is()
+take_off_dead_locks(workflow)
+limit_memory(workflow)
