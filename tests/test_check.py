@@ -120,7 +120,7 @@ def half_zero(voxels):
 
 def sparse_and_dark(voxels):
     voxels[...] = 0.8 + 0.05 * (voxels - 0.5)
-    voxels[4:8, 4:8, 4:8] = 0.1
+    voxels[4:8, 4:8, 4:8] -= 0.7
 
 
 def whole(x, y, z):
@@ -505,6 +505,44 @@ def test_the_polarity_of_simulated_tomograms_is_guessed(noise, sign, tmp_path):
     write_mrc(tmp_path / "a.mrc", sign * tomogram)
     found = statistics(open_volume(tmp_path / "a.mrc"), (50,))
     assert polarity(found) == ("black" if sign == 1 else "white"), found.skewness
+
+
+PADDED = {
+    "sections": np.s_[:2],
+    "rows": np.s_[:, :4],
+    "rows that squares of 4 do not fit": np.s_[:, :7],
+    "columns that squares of 4 do not fit": np.s_[:, :, -3:],
+    "one column": np.s_[:, :, :1],
+}
+
+
+@pytest.mark.parametrize("case", PADDED)
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+def test_padding_does_not_change_the_guess(case, dtype, tmp_path):
+    """White matter, scaled to 0 to 1: zeros would be the rarest and darkest of all."""
+    found = {}
+    grey, _, _ = simulate(
+        (40, 96, 96), 24, 1, thickness_nm=60, tilt_range=(-60, 60), noise=0.5, membranes=3,
+        large_particles=15, small_particles=20, filaments=5,
+    )  # fmt: skip
+    low, high = np.percentile(-grey, (0.1, 99.9))
+    white = np.clip((-grey - low) / (high - low), 0, 1)
+    for padded in (False, True):
+        white[PADDED[case]] *= not padded
+        voxels = (127 * white).astype(np.int8) if dtype == np.int8 else white.astype(np.float32)
+        write_mrc(tmp_path / "a.mrc", voxels)
+        found[padded] = statistics(open_volume(tmp_path / "a.mrc"), (50,))
+    assert polarity(found[False]) == polarity(found[True]) == "white"
+    assert found[True].skewness == pytest.approx(found[False].skewness, abs=0.1)
+    assert found[True].squares < found[False].squares
+
+
+def test_what_is_nearly_all_padding_has_no_polarity(tmp_path):
+    voxels = np.zeros((16, 48, 48), np.float32)
+    voxels[8, 8:16, 8:16] = np.random.default_rng(0).exponential(size=(8, 8))
+    write_mrc(tmp_path / "a.mrc", voxels)
+    found = statistics(open_volume(tmp_path / "a.mrc"), (50,))
+    assert (found.squares, polarity(found)) == (4, "unclear")
 
 
 def test_noise_has_no_polarity(tmp_path):
