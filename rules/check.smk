@@ -60,9 +60,7 @@ for admission in config["admissions"]:
         input:
             findings="<checks>/{tomogram}.json",
         output:
-            admitted=[
-                f"<checks>/{folder}/{{tomogram}}.admitted" for folder in admission["folders"]
-            ],
+            admitted=[f"<checks>/{folder}/{{tomogram}}.admitted" for folder in admission["folders"]],
         log:
             f"<logs>/{admission['rule']}/{{tomogram}}.log",
         benchmark:
