@@ -2,11 +2,13 @@
 
 In:  <tomograms>/{tomogram}<extension>, the masks and labels that belong to it, files of positions
 Out: <checks>/{tomogram}.json, what it is like and what is wrong with it
-     <checks>/predict/{tomogram}.admitted and <checks>/train/{tomogram}.admitted, if it can be used
+     <checks>/predict_STAGE/{tomogram}.admitted and <checks>/train_NAME/{tomogram}.admitted, if that
+     stage or training can use it
      <table>, a row for each tomogram, and <page>, the same to look at
 
 A check never fails for what is wrong with a tomogram, so that the table can be made; admitting the
-tomogram does, which keeps it alone from what comes next. One that cannot be scaled is not checked,
+tomogram does, which keeps it alone from what comes next. Stages that make the same demands are
+admitted to by one job, others by jobs of their own: what is wrong for one stops that one. One that cannot be scaled is not checked,
 and the table says why.
 """
 
@@ -49,18 +51,20 @@ rule check_tomogram:
         "../scripts/check_tomogram.py"
 
 
-if "predict" in config["sections"]:
+for admission in config["admissions"]:
 
-    rule admit_to_predict:
-        """Let a tomogram be predicted, unless its check found an error."""
+    rule:
+        """Let a tomogram be predicted or trained on, unless its check found an error."""
+        name:
+            admission["rule"]
         input:
             findings="<checks>/{tomogram}.json",
         output:
-            admitted="<checks>/predict/{tomogram}.admitted",
+            admitted=[f"<checks>/{folder}/{{tomogram}}.admitted" for folder in admission["folders"]],
         log:
-            "<logs>/admit_to_predict/{tomogram}.log",
+            f"<logs>/{admission['rule']}/{{tomogram}}.log",
         benchmark:
-            "<benchmarks>/admit_to_predict/{tomogram}.tsv"
+            f"<benchmarks>/{admission['rule']}/{{tomogram}}.tsv"
         wildcard_constraints:
             tomogram="[^/]+",
         group:
@@ -72,35 +76,7 @@ if "predict" in config["sections"]:
             mem_mb=500,
             runtime=10,
         params:
-            settings={"section": "predict"},
-        script:
-            "../scripts/admit_tomogram.py"
-
-
-if "train" in config["sections"]:
-
-    rule admit_to_train:
-        """Let a tomogram be trained on, unless its check found an error."""
-        input:
-            findings="<checks>/{tomogram}.json",
-        output:
-            admitted="<checks>/train/{tomogram}.admitted",
-        log:
-            "<logs>/admit_to_train/{tomogram}.log",
-        benchmark:
-            "<benchmarks>/admit_to_train/{tomogram}.tsv"
-        wildcard_constraints:
-            tomogram="[^/]+",
-        group:
-            "cpu_check"
-        conda:
-            "../envs/cryoseg.yaml"
-        resources:
-            tmpdir=tmpdir,
-            mem_mb=500,
-            runtime=10,
-        params:
-            settings={"section": "train"},
+            settings={"demands": admission["demands"]},
         script:
             "../scripts/admit_tomogram.py"
 
@@ -132,7 +108,7 @@ rule tabulate_checks:
         mem_mb=lambda wildcards, attempt: attempt * SLABWISE_MB,
         runtime=30,
     params:
-        settings=config["folders"],
+        settings={"folders": config["folders"], "readers": config["readers"]},
         unmade=UNMADE,
     script:
         "../scripts/tabulate_checks.py"

@@ -1,4 +1,4 @@
-"""Admit a tomogram to what its check found nothing against: predictions, trainings, an evaluation.
+"""Admit a tomogram to what its check found nothing against: stages, trainings, an evaluation.
 
 A step of its own, so that it fails for one tomogram alone, before any GPU is asked for.
 """
@@ -7,24 +7,26 @@ import json
 from pathlib import Path
 
 from cryoseg.errors import InputError
-from cryoseg.findings import ERROR, Finding
+from cryoseg.findings import Finding
 from cryoseg.joblog import log_to
 from cryoseg.provenance import recorded
+from cryoseg.volumes import as_list
 
 
 def admit_tomogram(findings, admitted, *, settings):
-    """Write an empty file, or raise InputError with what is wrong.
+    """Write empty files, one for each entry that is admitted to, or raise InputError.
 
     findings: what check_tomogram wrote
-    settings: {section: predict, train, or evaluate_ and the name of a stage}
+    settings: {demands: names of those of which an error may stop none}
     """
     content = json.loads(Path(findings).read_text(encoding="utf-8"))
-    if settings["section"] in content["stopped"]:
-        found = [Finding(**each) for each in content["findings"]]
-        errors = [str(finding) for finding in found if finding.level == ERROR]
+    found = [Finding(**each) for each in content["findings"]]
+    errors = [str(finding) for finding in found if finding.stops_any(settings["demands"])]
+    if errors:
         more = f" (and {len(errors) - 1} more, see {findings})" if errors[1:] else ""
         raise InputError(errors[0] + more)
-    Path(admitted).touch()
+    for file in as_list(admitted):
+        Path(file).touch()
 
 
 if __name__ == "__main__":

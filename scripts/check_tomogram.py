@@ -23,7 +23,7 @@ def check_tomogram(tomogram, findings, companions=(), positions=(), *, settings)
     """
     name = Path(findings).name.removesuffix(".json")
     if "no_file" in settings:
-        check = tomogram_checks.check_of_no_file(name, settings["no_file"], settings["demands"])
+        check = tomogram_checks.check_of_no_file(name, settings["no_file"])
     else:
         files, wanted_by = iter(as_list(positions)), settings["companions"]
         check = tomogram_checks.check_tomogram(
@@ -41,8 +41,7 @@ def check_tomogram(tomogram, findings, companions=(), positions=(), *, settings)
         tell = logger.error if finding.level == "error" else logger.warning
         tell("%s", finding)
     values = {name: _plain(value) for name, value in check.values.items()}
-    content = {"values": values, "stopped": check.stopped}
-    content["findings"] = [asdict(finding) for finding in check.findings]
+    content = {"values": values, "findings": [asdict(finding) for finding in check.findings]}
     with written_aside(findings) as aside:
         aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -23,14 +23,17 @@ def tabulate_checks(findings, table, page, *, settings, unmade):
     It is written as TSV and as a web page.
 
     findings: what check_tomogram wrote of each tomogram
-    settings: the arguments of name_findings; what it finds stands in the first row
+    settings: {folders: the arguments of name_findings; what it finds stands in the first row,
+              readers: {name of a demand: what it stops, in words}}
     unmade:   list of the findings that could not be made, see cryoseg.unmade
     """
     made, lacking = sort_out(as_list(findings), unmade)
-    rows = [_row({"tomogram": ABOUT_FOLDER}, _told(list(name_findings(**settings))))]
+    of_names = _told(list(name_findings(**settings["folders"])))
+    rows = [_row({"tomogram": ABOUT_FOLDER}, of_names)]
     for file in made:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
-        found = _told([Finding(**each) for each in content["findings"]])
+        found = [Finding(**each) for each in content["findings"]]
+        found = _told([_with_what_it_stops(each, settings["readers"]) for each in found])
         rows.append(_row(content["values"], found))
     for file, why in lacking.items():  # which the run's end names by itself
         name = Path(file).name.removesuffix(".json")
@@ -64,6 +67,14 @@ def name_findings(names, tomograms, companions):
         yield from tomogram_name_findings(folder, file_names(folder), extension)
     for folder, ending, what in companions:
         yield from companion_name_findings(folder, file_names(folder), ending, names, what)
+
+
+def _with_what_it_stops(finding, readers):
+    """A finding that says itself what it stops, where that is not all that reads the tomogram."""
+    if not finding.stops:
+        return finding
+    stopped = sorted({each for name in finding.stops for each in readers.get(name, [name])})
+    return finding_of(finding.level, f"{finding} (this stops {', '.join(stopped)})")
 
 
 def _told(findings):

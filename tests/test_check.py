@@ -22,6 +22,7 @@ from browser import open_page
 from check_tomogram import check_tomogram
 from conftest import REPOSITORY
 from cryoseg.errors import InputError
+from cryoseg.findings import Finding
 from cryoseg.intensities import statistics
 from cryoseg.name_checks import companion_name_findings, look_alikes, tomogram_name_findings
 from cryoseg.plan_checks import check_names
@@ -120,7 +121,7 @@ def half_zero(voxels):
 
 def sparse_and_dark(voxels):
     voxels[...] = 0.8 + 0.05 * (voxels - 0.5)
-    voxels[4:8, 4:8, 4:8] = 0.1
+    voxels[4:8, 4:8, 4:8] -= 0.7
 
 
 def whole(x, y, z):
@@ -260,7 +261,7 @@ CSV = {
 
 
 def checked(folder, demands=None, looked_for_by=None, **files):
-    """Content of what check_tomogram writes of the tomogram TS_1 in a folder.
+    """Content of what check_tomogram writes of TS_1 in a folder, and which demands errors stop.
 
     looked_for_by: name of the demand that the positions are of, if that is an evaluation's
     """
@@ -276,7 +277,10 @@ def checked(folder, demands=None, looked_for_by=None, **files):
         folder / "TS_1.mrc", folder / "TS_1.json", list(files.values()), positions,
         settings=settings,
     )  # fmt: skip
-    return json.loads((folder / "TS_1.json").read_text())
+    content = json.loads((folder / "TS_1.json").read_text())
+    found = [Finding(**each) for each in content["findings"]]
+    stopped = [each for each in demands if any(finding.stops_any([each]) for finding in found)]
+    return content | {"stopped": stopped}
 
 
 def findings(content):
@@ -311,7 +315,7 @@ def test_an_odd_tomogram_is_named(case, tmp_path):
     make(tmp_path / "TS_1.mrc")
     content = checked(tmp_path)
     assert_found(content, level, sentence)
-    assert content["stopped"] == (["predict"] if level == E else [])
+    assert content["stopped"] == (["predict_one"] if level == E else [])
 
 
 @pytest.mark.parametrize("case", LABELS)
@@ -322,7 +326,7 @@ def test_odd_labels_are_named_and_stop_the_training_only(case, tmp_path):
     demands = {"predict_one": PREDICT, "train_one": TRAIN | changes}
     content = checked(tmp_path, demands, train_one=tmp_path / "labels.mrc")
     assert_found(content, level, sentence)
-    assert content["stopped"] == (["train"] if level == E else [])
+    assert content["stopped"] == (["train_one"] if level == E else [])
 
 
 @pytest.mark.parametrize("case", MASKS)
@@ -380,7 +384,7 @@ def test_an_evaluation_needs_its_labels_its_mask_and_its_positions(tmp_path):
     warned = [text for level, text in findings(content) if level == W]
     assert any("no voxel is inside the mask; nothing will be evaluated" in text for text in warned)
     assert_found(content, E, "1 of 1 positions in .*p.csv lie outside")
-    assert content["stopped"] == ["evaluate_one"]
+    assert content["stopped"] == ["evaluate_one_positions"]
     assert content["values"]["mask_shape_evaluate_one_within"] == "12 x 16 x 20"
 
 
@@ -445,12 +449,22 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path):
     assert_found(checked(tmp_path), E, "it cannot be read .Permission denied")
 
 
-def test_what_is_wrong_for_one_of_two_stages_stops_neither(tmp_path):
+def test_what_is_wrong_for_one_of_two_stages_stops_that_one(tmp_path):
     write(tmp_path / "TS_1.mrc")
     demands = {"predict_one": PREDICT, "predict_other": PREDICT | {"min": 5, "max": 9}}
     content = checked(tmp_path, demands)
     assert content["values"]["outside_predict_other"] == 1
-    assert_found(content, W, "outside parameters.data.min..max = 5..9")
+    assert_found(content, E, "outside parameters.data.min..max = 5..9")
+    assert content["stopped"] == ["predict_other"]
+
+
+def test_what_is_wrong_for_two_of_three_is_said_once(tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    wide = {"min": 5, "max": 9}
+    demands = {"predict_one": PREDICT, "predict_other": PREDICT | wide, "train_one": TRAIN | wide}
+    content = checked(tmp_path, demands)
+    assert len(content["findings"]) == 1
+    assert content["stopped"] == ["predict_other", "train_one"]
 
 
 def test_a_tomogram_is_admitted_unless_an_error_stops_it(tmp_path):
@@ -458,10 +472,11 @@ def test_a_tomogram_is_admitted_unless_an_error_stops_it(tmp_path):
     (tmp_path / "labels.mrc").write_bytes(b"")
     demands = {"predict_one": PREDICT, "train_one": TRAIN}
     checked(tmp_path, demands, train_one=tmp_path / "labels.mrc")
-    admit_tomogram(tmp_path / "TS_1.json", tmp_path / "yes", settings={"section": "predict"})
-    assert (tmp_path / "yes").exists()
+    admitted = [tmp_path / "yes", tmp_path / "yes too"]
+    admit_tomogram(tmp_path / "TS_1.json", admitted, settings={"demands": ["predict_one"]})
+    assert all(file.exists() for file in admitted)
     with pytest.raises(InputError, match=r"labels.mrc: the file has 0 bytes.*; copy it anew"):
-        admit_tomogram(tmp_path / "TS_1.json", tmp_path / "no", settings={"section": "train"})
+        admit_tomogram(tmp_path / "TS_1.json", tmp_path / "no", settings={"demands": ["train_one"]})
     assert not (tmp_path / "no").exists()
 
 
@@ -505,6 +520,44 @@ def test_the_polarity_of_simulated_tomograms_is_guessed(noise, sign, tmp_path):
     write_mrc(tmp_path / "a.mrc", sign * tomogram)
     found = statistics(open_volume(tmp_path / "a.mrc"), (50,))
     assert polarity(found) == ("black" if sign == 1 else "white"), found.skewness
+
+
+PADDED = {
+    "sections": np.s_[:2],
+    "rows": np.s_[:, :4],
+    "rows that squares of 4 do not fit": np.s_[:, :7],
+    "columns that squares of 4 do not fit": np.s_[:, :, -3:],
+    "one column": np.s_[:, :, :1],
+}
+
+
+@pytest.mark.parametrize("case", PADDED)
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+def test_padding_does_not_change_the_guess(case, dtype, tmp_path):
+    """White matter, scaled to 0 to 1: zeros would be the rarest and darkest of all."""
+    found = {}
+    grey, _, _ = simulate(
+        (40, 96, 96), 24, 1, thickness_nm=60, tilt_range=(-60, 60), noise=0.5, membranes=3,
+        large_particles=15, small_particles=20, filaments=5,
+    )  # fmt: skip
+    low, high = np.percentile(-grey, (0.1, 99.9))
+    white = np.clip((-grey - low) / (high - low), 0, 1)
+    for padded in (False, True):
+        white[PADDED[case]] *= not padded
+        voxels = (127 * white).astype(np.int8) if dtype == np.int8 else white.astype(np.float32)
+        write_mrc(tmp_path / "a.mrc", voxels)
+        found[padded] = statistics(open_volume(tmp_path / "a.mrc"), (50,))
+    assert polarity(found[False]) == polarity(found[True]) == "white"
+    assert found[True].skewness == pytest.approx(found[False].skewness, abs=0.1)
+    assert found[True].squares < found[False].squares
+
+
+def test_what_is_nearly_all_padding_has_no_polarity(tmp_path):
+    voxels = np.zeros((16, 48, 48), np.float32)
+    voxels[8, 8:16, 8:16] = np.random.default_rng(0).exponential(size=(8, 8))
+    write_mrc(tmp_path / "a.mrc", voxels)
+    found = statistics(open_volume(tmp_path / "a.mrc"), (50,))
+    assert (found.squares, polarity(found)) == (4, "unclear")
 
 
 def test_noise_has_no_polarity(tmp_path):
@@ -610,13 +663,16 @@ def test_the_bad_are_tabulated_and_the_healthy_beside_them_predicted(lab):
     _, summary = shown.split("3 jobs failed:")
     for name in set(BAD) - set(GOOD):
         assert f"raw_admit_to_predict {name}: raw/{name}.mrc: " in summary
+    assert not (lab.folder / "checks/raw/predict_lamella/bad_1.admitted").exists()
+    for name in set(BAD) - set(GOOD):
         assert not list((lab.folder / "logs").glob(f"*/score_voxels/{name}.log"))
     for stage in STAGES:
         assert all(lab.labels(stage, name).shape == SHAPE for name in GOOD)
 
     # What one stage wants is part of the check that both share; the other's scores stay.
     lab.write_stage("semantic", data_folder="raw", mask_folder=None, parameters__data__max=2)
-    check = ("raw_check_tomogram", "raw_admit_to_predict")
+    admit = [f"raw_admit_to_predict_{stage}" for stage in STAGES]
+    check = ("raw_check_tomogram", *admit)
     own = ("semantic_score_voxels", "semantic_label_voxels")
     wanted = steps((*check, *own), GOOD)
     assert {step for step in lab.plan("predict") if step[1] in GOOD} == wanted
@@ -624,6 +680,38 @@ def test_the_bad_are_tabulated_and_the_healthy_beside_them_predicted(lab):
     lab.run("predict", fails=True)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert not {step for step in lab.plan("predict") if step[1] in GOOD}
+
+
+def test_an_error_that_one_stage_has_stops_that_stage_before_its_gpu_job(lab):
+    """Of two stages that read one folder, one within masks: stopped are that one's tomograms."""
+    (lab.folder / "masks").mkdir()
+    for name in GOOD:
+        make = MASKS["damaged"][0] if name == "TS_2" else predictions("labels")
+        make(lab.folder / "masks" / f"{name}_preds.h5")
+    for name in set(BAD) - set(GOOD):
+        (lab.folder / "raw" / f"{name}.mrc").unlink()
+    lab.write_stage("semantic", data_folder="raw", mask_folder="masks")
+    times = {path: path.stat().st_mtime_ns for path in lab.folder.glob("predictions/lamella/*.h5")}
+    told = lab.run("check")
+    found = table(lab.folder / "checks" / "raw.tsv")
+    assert (found["TS_2"]["errors"], found["TS_02"]["errors"]) == ("1", "0")
+    sentence = "error: masks/TS_2_preds.h5: it cannot be read .*; copy it anew .this stops semantic"
+    assert re.match(sentence, found["TS_2"]["findings"])
+    assert re.search(f"^  {sentence}", told, re.M)
+
+    log = lab.folder / "logs/semantic/score_voxels/TS_2.log"
+    log.unlink()
+    summary = lab.run("predict", fails=True).split("1 job failed:")[1]
+    assert "raw_admit_to_predict_semantic TS_2: masks/TS_2_preds.h5: it cannot be" in summary
+    assert not log.exists()
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert lab.plan("predictions/lamella/TS_2_preds.h5") == set()
+
+    # Stages that want the same again are admitted to by one job, and the first keeps its scores.
+    lab.write_stage("semantic", data_folder="raw", mask_folder=None)
+    shown = lab.plan("predict")
+    assert not {step for step in shown if step[0].startswith("lamella")}
+    assert {name for name, _ in shown if "_admit_to_" in name} == {"raw_admit_to_predict"}
 
 
 # What is broken, all in one run: each is named by a sentence and costs only itself

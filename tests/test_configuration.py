@@ -413,7 +413,9 @@ def test_what_is_called_like_a_tomogram_and_is_none_costs_only_itself(lab):
     files = plan.targets(stages)
     assert "predictions/lamella/TS_2_preds.h5" not in files["predict"]
     for target in ("predict", "overview", "all"):  # a run for these fails, and names them
-        assert {f"checks/tomograms/predict/{name}.admitted" for name in lost} <= {*files[target]}
+        assert {f"checks/tomograms/predict_lamella/{name}.admitted" for name in lost} <= {
+            *files[target]
+        }
     (check,) = plan.checks(stages).values()
     assert check["findings"] == [f"checks/tomograms/TS_{n}.json" for n in range(1, 6)]
     assert plan.tomogram_of(check, "TS_1") == "tomograms/{tomogram}.mrc"

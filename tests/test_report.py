@@ -73,7 +73,7 @@ WALK = """
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A training on two tomograms, both predicted and drawn."""
+    """A training on two tomograms, both predicted, drawn, and evaluated to choose thresholds."""
     lab = TrainingLab(tmp_path_factory.mktemp("report"))
     lab.write_config(
         train={"semantic": "config/train.yaml"}, predict={"semantic": "config/semantic.yaml"}
@@ -88,11 +88,11 @@ def lab(tmp_path_factory):
     stage["parameters"]["network"]["threshold"] = 0
     stage["parameters"]["data"] |= {"min": -10, "max": 10}
     stage |= {"class_names": ["membrane", "<i>", "actin"]}
-    stage |= {"evaluate": {"labels_folder": "labels/truth"}}
+    stage |= {"evaluate": {"labels_folder": "labels/truth", "choose_thresholds": True}}
     lab.write_yaml("config/semantic.yaml", stage)
     for seed, name in enumerate(NAMES):
         lab.write_labels(name, seed)
-    lab.run("overview")
+    lab.run("overview", "thresholds")
     return lab
 
 
@@ -166,7 +166,7 @@ def test_a_renamed_class_draws_anew_and_computes_nothing(lab):
 
 
 def test_the_report_is_made_without_a_network_and_shows_the_figures(lab):
-    command = lab.command("--report", "report.html", "overview")
+    command = lab.command("--report", "report.html", "overview", "thresholds")
     # No connection can be made: everything that the report needs is installed.
     deaf = "import socket, sys; socket.socket.connect = None; socket.create_connection = None"
     main = f"{deaf}; sys.argv[1:] = {command[3:]!r}; from snakemake.cli import main; main()"
@@ -179,12 +179,14 @@ def test_the_report_is_made_without_a_network_and_shows_the_figures(lab):
     assert seen["statistics"] > 0
     assert seen["categories"] == {
         "Checks, Other": ["raw_data", "raw_data as a table (TSV)"],
-        "Evaluation, semantic": ["summary", "summary as a table (TSV)"],
+        "Evaluation, semantic": ["summary", "summary as a table (TSV)", "thresholds"],
         "Overview, Other": ["all tomograms", "the same as a table (TSV)"],
         "Predictions, semantic": sorted(NAMES),
         "Training, semantic": ["augmented samples", "curves", "split"],
     }
-    assert len(seen["pictures"]) == 5
+    for category in {name.split(", ")[0] for name in seen["categories"]}:
+        assert category in seen["description"]  # which says what is in it
+    assert len(seen["pictures"]) == 6
     assert min(seen["pictures"].values()) > 500
     assert seen["top"] >= 0  # also of figures that are higher than the window
     assert seen["pages"].keys() == set(SHOWN)

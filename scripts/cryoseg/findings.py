@@ -18,14 +18,21 @@ class Finding:
     level:    "error" for what cannot be worked with, "warning" for what is doubtful
     sentence: names the file, what was found and what is needed
     remedy:   what to do; empty where the sentence says it
+    stops:    names of the demands (see cryoseg.tomogram_checks) that an error of a check stops;
+              empty where it stops all
     """
 
     level: str
     sentence: str
     remedy: str = ""
+    stops: tuple[str, ...] = ()
 
     def __str__(self):
         return f"{self.sentence}; {self.remedy}" if self.remedy else self.sentence
+
+    def stops_any(self, demands):
+        """Whether it is an error that stops one or more of these demands."""
+        return self.level == ERROR and (not self.stops or not set(demands).isdisjoint(self.stops))
 
     def as_dict(self):
         return asdict(self)

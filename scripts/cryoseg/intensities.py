@@ -27,7 +27,7 @@ class Statistics:
     outside:           for each range asked about, how many finite voxels lie below or above it
     constant_sections: sections along Z that hold one value
     skewness:          of means over squares of GRAIN voxels; below 0 where rarer matter is dark
-    squares:           how many of these there were
+    squares:           how many of these were not padding, nor had a voxel that is not finite
     """
 
     voxels: int
@@ -113,17 +113,35 @@ def _in_order(raw, dtype):
 
 
 def _grains(values):
-    """Means of a slab over squares of GRAIN voxels within sections; those that are finite."""
+    """Means of a slab over squares of GRAIN voxels within sections, padding left out.
+
+    Of padding are squares with a row or a column that has one value; of what was measured, noise
+    lets hardly any have that. Means that are not finite are left out, too.
+    """
     depth, height, width = values.shape
     rows, columns = height // GRAIN, width // GRAIN
     if not rows or not columns:
         return np.zeros(0, np.float32)
-    squares = values[:, : rows * GRAIN, : columns * GRAIN].astype(np.float32, copy=False)
+    values = values[:, : rows * GRAIN, : columns * GRAIN]
+    padding = _flat(values, 2).reshape(depth, rows, GRAIN, columns).any(axis=2)
+    padding |= _flat(values, 1).reshape(depth, rows, columns, GRAIN).any(axis=3)
+    squares = values.astype(np.float32, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         # Of the rows first, where the memory is contiguous.
         squares = squares.reshape(depth, rows, GRAIN, -1).sum(axis=2)
-        means = squares.reshape(depth, rows, columns, GRAIN).sum(axis=3).ravel() / GRAIN**2
-    return means[np.isfinite(means)]
+        means = squares.reshape(depth, rows, columns, GRAIN).sum(axis=3) / GRAIN**2
+    return means[np.isfinite(means) & ~padding]
+
+
+def _flat(values, axis):
+    """Where GRAIN voxels in a row along an axis have one value; that axis is shorter by GRAIN."""
+    first, *others = (
+        values[(slice(None),) * axis + (slice(start, None, GRAIN),)] for start in range(GRAIN)
+    )
+    flat = first == others[0]
+    for other in others[1:]:
+        flat &= first == other
+    return flat
 
 
 def _skewness(values):

@@ -59,8 +59,12 @@ def _plain_name(place):
 
 
 def admissions(stages, section, name):
-    """Folder of the files that admit tomograms to an entry."""
-    return f"checks/{check_names(stages)[section, name]}/{section}"
+    """Folder of the files that admit tomograms to an entry.
+
+    Its own, whether one job admits to it and to others or not: another folder would be a reason to
+    make anew all that was made of the tomograms.
+    """
+    return f"checks/{check_names(stages)[section, name]}/{section}_{name}"
 
 
 def checks(stages):
@@ -76,16 +80,19 @@ def _checking(stages, check, readers):
     tomograms = min(
         (_tomograms(stages, *reader) for reader in readers), key=lambda each: each.folder
     )
-    read_by, demands, companions, no_files = {}, {}, {}, {}
+    read_by, demands, companions, no_files, stopped, alike = {}, {}, {}, {}, {}, {}
     for section, name in readers:
         demand, place = _demand(stages, section, name), _companions(stages, section, name)
         called = _called(section, name, demand, place)
         demands[called] = demand
         if place:
             companions[called] = place
+        alike.setdefault((section, _judged(demand, place)), []).append((name, called))
         if section == "train":
+            stopped[called] = [f"the training {name}"]
             names = stages.names_to_train(name)
         else:
+            stopped.setdefault(called, []).append(name)
             lost = stages.no_files_to_predict(name)
             no_files |= lost
             names = [*stages.names_to_predict(name), *lost]
@@ -94,7 +101,7 @@ def _checking(stages, check, readers):
         if section == "predict" and stages.predict[name]["evaluate"]:
             evaluated = stages.names_to_evaluate(name)
             for called, (demand, place) in evaluation_demands(stages, name).items():
-                demands[called] = demand
+                demands[called], stopped[called] = demand, [f"the evaluation of {name}"]
                 if place:
                     companions[called] = place
                 for tomogram in evaluated:
@@ -111,7 +118,8 @@ def _checking(stages, check, readers):
     return {
         "name": check,
         "paths": paths | records(check),
-        "sections": sorted({section for section, _ in readers}),
+        "admissions": list(_admissions(alike)),
+        "readers": stopped,
         "read_by": {tomogram: sorted(wanted) for tomogram, wanted in read_by.items()},
         "demands": demands,
         "companions": companions,
@@ -131,6 +139,29 @@ def _checking(stages, check, readers):
         },
         "volume": volume(tomograms),
     }
+
+
+def _judged(demand, place):
+    """What decides whether a tomogram meets a demand, as text: without files beside it, its range.
+
+    place: (folder, ending) of the files beside the tomograms, or None
+    """
+    return repr((demand, place) if place else (demand["min"], demand["max"]))
+
+
+def _admissions(alike):
+    """What admits tomograms: one job for all entries of a section whose demands are judged alike.
+
+    alike: {(section, how they are judged): [(entry, name of its demand)]}
+    """
+    count = Counter(section for section, _ in alike)
+    for (section, _), entries in alike.items():
+        first, _ = entries[0]
+        yield {
+            "rule": f"admit_to_{section}" + (f"_{first}" if count[section] > 1 else ""),
+            "folders": [f"{section}_{name}" for name, _ in entries],
+            "demands": sorted({called for _, called in entries}),
+        }
 
 
 def _on_disk(tomograms):

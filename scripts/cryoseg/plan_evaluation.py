@@ -24,8 +24,8 @@ def evaluation(stages, name):
     }
     if masks := stages.evaluation_masks(name):
         paths |= {"counted": masks[0], "counted_ending": masks[1]}
-    checked = bool(evaluation_demands(stages, name))
-    if checked:
+    demands = evaluation_demands(stages, name)
+    if demands:
         check, section = check_names(stages)["predict", name], evaluation_section(name)
         paths |= {"checks": f"checks/{check}", "admitted": f"checks/{check}/{section}"}
     names, compared = stages.names_to_evaluate(name), stages.compared_predictions(name)
@@ -50,8 +50,8 @@ def evaluation(stages, name):
         "tables": {step: files[step] for step in TABLES},
         "aliases": awkward,
         "masked": masks is not None,
-        "checked": checked,
-        "admit": {"section": evaluation_section(name)},
+        "checked": bool(demands),
+        "admit": {"demands": sorted(demands)},
         "compared": dict(zip(compared[2], files["compared"], strict=True)) if compared else {},
         "positions": list(positions.values()) if positions else [],
         "evaluate": labels

@@ -4,7 +4,7 @@ Nothing that is wrong with a file ends a check: it is what a check finds.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +35,11 @@ class Check:
     """What a check measured and found.
 
     values:   {column: value} of a tomogram; None for what could not be measured
-    findings: about the tomogram and what belongs to it
-    stopped:  sections of the configuration that cannot use the tomogram: "predict", "train", and
-              evaluations, as "evaluate_semantic"
+    findings: about the tomogram and what belongs to it, each sentence once, errors first
     """
 
     values: dict
     findings: list[Finding] = field(default_factory=list)
-    stopped: list[str] = field(default_factory=list)
 
 
 def check_tomogram(path, name, demands, companions, positions=()):
@@ -76,14 +73,13 @@ def check_tomogram(path, name, demands, companions, positions=()):
                 shared += [Finding(WARNING, it.sentence, it.remedy) for it in found]
             else:
                 own[each] += found
-    _conclude(check, demands, shared, own)
+    check.findings += _gather(demands, shared, own)
     return check
 
 
-def check_of_no_file(name, what, demands):
-    """The Check of a tomogram that is no file: ``what`` says what is there; demands: see above."""
-    stopped = sorted({demand["section"] for demand in demands.values()})
-    return Check({"tomogram": name}, [finding_of(ERROR, what)], stopped)
+def check_of_no_file(name, what):
+    """The Check of a tomogram that is no file: ``what`` says what is there."""
+    return Check({"tomogram": name}, [finding_of(ERROR, what)])
 
 
 def _judge_voxels(volume, demands, values, shared):
@@ -105,24 +101,20 @@ def _judge_voxels(volume, demands, values, shared):
     return own
 
 
-def _conclude(check, demands, shared, own):
-    """Tell what stops; what stops no section is a warning, as its own job will stop."""
-    lost = any(finding.level == ERROR for finding in shared)
-    wrong = {name for name, found in own.items() if any(f.level == ERROR for f in found)}
-    for section in sorted({demand["section"] for demand in demands.values()}):
-        readers = {name for name, demand in demands.items() if demand["section"] == section}
-        # Entries that predict or train do without each other; an evaluation needs all its files.
-        alone = section in ("predict", "train")
-        if lost or (readers <= wrong if alone else readers & wrong):
-            check.stopped.append(section)
-    for name, findings in own.items():
-        stops = demands[name]["section"] in check.stopped
-        for finding in findings:
-            level = finding.level if stops else WARNING
-            shared.append(Finding(level, finding.sentence, finding.remedy))
-    ordered = sorted(shared, key=lambda finding: finding.level)  # errors first
-    check.findings = list({finding.sentence: finding for finding in reversed(ordered)}.values())
-    check.findings.reverse()
+def _gather(demands, shared, own):
+    """All findings, each sentence once, errors first; errors with the demands that they stop."""
+    stopped, first = {}, {}
+    for each in demands:
+        for finding in [*shared, *own.get(each, ())]:
+            if finding.level == ERROR:
+                stopped.setdefault(finding.sentence, set()).add(each)
+    found = [*shared, *(finding for findings in own.values() for finding in findings)]
+    for finding in sorted(found, key=lambda finding: finding.level):
+        first.setdefault(finding.sentence, finding)
+    for finding in first.values():
+        names = stopped.get(finding.sentence, set())
+        alone = names != set(demands)
+        yield replace(finding, stops=tuple(sorted(names))) if alone else finding
 
 
 def _place(volume):
