@@ -227,16 +227,28 @@ def test_the_threshold_of_the_largest_mean_dice_is_chosen():
             counted(1, values, [10, 10, 10, 10, 0], [4, 5, 5, 5, 0], 10, now=0.1, tomogram="b"),
             # In no tomogram: nothing tells what is better.
             counted(2, values, [5, 4, 3, 2, 1], [0] * 5, 0, now=0.2),
-            # In neither volume from 0.3 on: that tomogram does not count there.
-            counted(3, values, [5, 5, 0, 0, 0], [0] * 5, 0, now=0.2),
-            counted(3, values, [9, 9, 9, 5, 0], [8, 8, 8, 5, 0], 10, now=0.2, tomogram="b"),
+            # What is found where the class is not decides nothing, not even a single voxel.
+            counted(3, values, [5, 5, 1, 0, 0], [0] * 5, 0, now=0.2),
+            counted(3, values, [9, 9, 9, 5, 0], [8, 8, 9, 5, 0], 10, now=0.2, tomogram="b"),
         ]
     )
     means = mean_dice(table, "threshold")
     assert chosen_values(means, "threshold") == {1: 0.3, 2: 0.2, 3: 0.3}
     of_three = means[means["label"] == 3].set_index("threshold")
-    assert of_three["tomograms"].tolist() == [2, 2, 1, 1, 1]
-    assert of_three["dice"][0.3] == pytest.approx(16 / 19)
+    assert of_three["tomograms"].tolist() == [1] * 5
+    assert of_three["dice"][0.3] == pytest.approx(18 / 19)
+    assert of_three["false_voxels_elsewhere"].tolist() == [5, 5, 1, 0, 0]
+
+
+def test_of_equally_good_thresholds_that_with_fewest_false_voxels_elsewhere_is_chosen():
+    values = [0.1, 0.2, 0.3, 0.4]
+    table = pd.concat(
+        [
+            counted(1, values, [8, 8, 8, 5], [8, 8, 8, 5], 10, now=0.1),
+            counted(1, values, [9, 9, 2, 0], [0] * 4, 0, now=0.1, tomogram="b"),
+        ]
+    )
+    assert chosen_values(mean_dice(table, "threshold"), "threshold") == {1: 0.3}
 
 
 def test_of_equally_good_sizes_the_smallest_is_chosen():

@@ -20,6 +20,7 @@ from cryoseg.volumes import slabs
 THRESHOLDS = np.arange(1, 100) / 100
 # Ten for each power of ten; -1 keeps all.
 SIZES = np.unique([-1, *np.rint(10 ** np.arange(0, 7.05, 0.1)).astype(int)])
+SAME_DICE = 1e-9  # as near as two means count as equal
 COUNTS = ("true_voxels", "found_voxels", "common_voxels")
 
 
@@ -111,29 +112,37 @@ def mean_dice(table, value):
     """Mean Dice over tomograms for each class and value: a DataFrame, by label and value.
 
     table: rows of all tomograms, as count_at_... returns them; value: "threshold" or "size"
-    Returns label, value, tomograms, dice, now, chosen. Tomograms with the class in neither volume
-    do not count. Chosen is the value of the largest mean, of equal ones the middle one for
+    Returns label, value, tomograms, dice, false_voxels_elsewhere, now, chosen. Means are over the
+    same tomograms at each value: those with the class among their true labels. What is found in
+    the others is summed up in false_voxels_elsewhere. Chosen is the value of the largest mean, of
+    equal ones that with the fewest false voxels elsewhere, and of these the middle one for
     thresholds, the smallest for sizes. A class that no tomogram has, or that is found in none of
     those that have it, keeps its value.
     """
+    there = table["true_voxels"] > 0
     total = table["true_voxels"] + table["found_voxels"]
-    dice = (2 * table["common_voxels"] / total.where(total > 0)).rename("dice")
-    groups = table.assign(dice=dice, label=table["label"].astype(int)).groupby(["label", value])
-    means = groups.agg(
+    counted = table.assign(
+        dice=(2 * table["common_voxels"] / total).where(there),
+        elsewhere=table["found_voxels"].mask(there, 0),
+        label=table["label"].astype(int),
+    )
+    means = counted.groupby(["label", value], as_index=False).agg(
         tomograms=("dice", "count"),
         dice=("dice", "mean"),
+        false_voxels_elsewhere=("elsewhere", "sum"),
         now=("now", "all"),
-        true_voxels=("true_voxels", "sum"),
-    ).reset_index()
+    )
     chosen = [_best(rows, value) for _, rows in means.groupby("label")]
-    return means.drop(columns="true_voxels").assign(chosen=means.index.isin(chosen))
+    return means.assign(chosen=means.index.isin(chosen))
 
 
 def _best(rows, value):
     """Index of the row to choose."""
-    if not rows["true_voxels"].any() or not rows["dice"].max() > 0:
+    if not rows["dice"].max() > 0:
         return rows.index[rows["now"]][0]
-    best = rows.index[np.isclose(rows["dice"], rows["dice"].max(), rtol=0, atol=1e-9)]
+    rows = rows[np.isclose(rows["dice"], rows["dice"].max(), rtol=0, atol=SAME_DICE)]
+    false = rows["false_voxels_elsewhere"]
+    best = rows.index[false == false.min()]
     return best[(len(best) - 1) // 2 if value == "threshold" else 0]
 
 
