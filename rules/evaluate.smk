@@ -218,6 +218,7 @@ if config["chooses"]:
             thresholds="<evaluation>/thresholds.tsv",
         output:
             chosen="<evaluation>/sizes.tsv",
+            choice="<evaluation>/choice.tsv",
             picture=in_report(
                 "<evaluation>/thresholds.png",
                 caption="captions/thresholds.rst",

@@ -134,6 +134,8 @@ def test_thresholds_are_chosen_and_written_as_a_stage_to_predict_with(finished):
         for name in ("config/semantic.yaml", CHOSEN)
     )
     network = chosen["parameters"]["network"]
+    choice = read_table(folder / "choice.tsv").set_index("values")["dice"]
+    assert choice["chosen"].iloc[-1] > choice["now"].iloc[-1]
     assert network["threshold"] == {int(k): v for k, v in rows["threshold"].to_dict().items()}
     assert sorted(network["postprocessing_sizes"]) == [1, 2, 3, 4]
     assert chosen["evaluate"]["choose_thresholds"] is False

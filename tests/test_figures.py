@@ -19,10 +19,11 @@ from cryoseg.figures import (
     read_sections,
     scale_bar_length,
 )
+from cryoseg.postprocessing import threshold_scores
 from cryoseg.prediction_summary import charts_of, threshold_of
 from cryoseg.prediction_tally import count_prediction
 from cryoseg.predictions import both_steps, write_predictions
-from cryoseg.scores import ScoresWriter, open_scores
+from cryoseg.scores import PROBABILITY_STEPS, ScoresWriter, open_scores
 from cryoseg.training_figures import draw_split
 from cryoseg.volumes import open_labels, write_mrc
 from draw_prediction import draw_prediction
@@ -227,6 +228,23 @@ def test_counting_slab_by_slab_changes_nothing(prediction, monkeypatch):
     monkeypatch.setattr("cryoseg.volumes.SLAB_BYTES", 3 * 30 * 40 * 8)
     for name in ("voxels", "probability", "histogram", "foreground"):
         np.testing.assert_array_equal(getattr(counted(), name), getattr(whole, name))
+
+
+def stored(probabilities):
+    return np.rint(np.array(probabilities) * PROBABILITY_STEPS).astype(np.uint16)
+
+
+def test_a_voxel_counts_with_the_probability_of_its_own_class():
+    scores = {
+        "winner": np.full((1, 1, 4), 1, np.uint8),
+        "probability": stored([[[0.6, 0.6, 0.8, 0.6]]]),
+        "runner_up": np.array([[[[2, 3, 2, 3]]], [[[0, 2, 0, 0]]]], np.uint8),
+        "runner_up_probability": stored([[[[0.25, 0.22, 0.1, 0.3]]], [[[0, 0.21, 0, 0]]]]),
+    }
+    labels, _ = threshold_scores(scores, np.array([0, 0.7, 0.2, 0.5]))
+    assert labels.tolist() == [[[2, 2, 1, 0]]]
+    tally = count_prediction(labels, scores)
+    np.testing.assert_allclose(tally.probability[:4], [np.nan, 0.8, 0.23, np.nan], atol=1e-4)
 
 
 def test_labels_without_a_winner_are_of_one_class():

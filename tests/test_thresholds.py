@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from choose_sizes import choose_sizes
+from choose_thresholds import choose_thresholds
 from cryoseg.errors import InputError
 from cryoseg.inference import score_volume
 from cryoseg.metrics import TrueLabels
@@ -22,14 +25,19 @@ from cryoseg.postprocessing import (
 )
 from cryoseg.scores import PROBABILITY_STEPS, ScoresWriter
 from cryoseg.scoring import Normalisation, Scorer
+from cryoseg.tables import read_table
 from cryoseg.threshold_choice import (
     THRESHOLDS,
     chosen_values,
+    count_at_present,
     count_at_sizes,
     count_at_thresholds,
     mean_dice,
 )
+from cryoseg.volumes import write_mrc
 from networks import random_network
+from try_sizes import try_sizes
+from try_thresholds import try_thresholds
 
 SHAPE = (9, 11, 10)
 
@@ -227,19 +235,113 @@ def test_the_threshold_of_the_largest_mean_dice_is_chosen():
             counted(1, values, [10, 10, 10, 10, 0], [4, 5, 5, 5, 0], 10, now=0.1, tomogram="b"),
             # In no tomogram: nothing tells what is better.
             counted(2, values, [5, 4, 3, 2, 1], [0] * 5, 0, now=0.2),
-            # In neither volume from 0.3 on: that tomogram does not count there.
-            counted(3, values, [5, 5, 0, 0, 0], [0] * 5, 0, now=0.2),
-            counted(3, values, [9, 9, 9, 5, 0], [8, 8, 8, 5, 0], 10, now=0.2, tomogram="b"),
+            # What is found where the class is not decides nothing, not even a single voxel.
+            counted(3, values, [5, 5, 1, 0, 0], [0] * 5, 0, now=0.2),
+            counted(3, values, [9, 9, 9, 5, 0], [8, 8, 9, 5, 0], 10, now=0.2, tomogram="b"),
         ]
     )
     means = mean_dice(table, "threshold")
     assert chosen_values(means, "threshold") == {1: 0.3, 2: 0.2, 3: 0.3}
     of_three = means[means["label"] == 3].set_index("threshold")
-    assert of_three["tomograms"].tolist() == [2, 2, 1, 1, 1]
-    assert of_three["dice"][0.3] == pytest.approx(16 / 19)
+    assert of_three["tomograms"].tolist() == [1] * 5
+    assert of_three["dice"][0.3] == pytest.approx(18 / 19)
+    assert of_three["false_voxels_elsewhere"].tolist() == [5, 5, 1, 0, 0]
+
+
+def test_of_equally_good_thresholds_that_with_fewest_false_voxels_elsewhere_is_chosen():
+    values = [0.1, 0.2, 0.3, 0.4]
+    table = pd.concat(
+        [
+            counted(1, values, [8, 8, 8, 5], [8, 8, 8, 5], 10, now=0.1),
+            counted(1, values, [9, 9, 2, 0], [0] * 4, 0, now=0.1, tomogram="b"),
+        ]
+    )
+    assert chosen_values(mean_dice(table, "threshold"), "threshold") == {1: 0.3}
 
 
 def test_of_equally_good_sizes_the_smallest_is_chosen():
     table = counted(1, [-1, 1, 2, 3], [10, 8, 8, 5], [6, 6, 6, 4], 8, now=-1)
     means = mean_dice(table.rename(columns={"threshold": "size"}), "size")
     assert chosen_values(means, "size") == {1: 1}
+
+
+TRUE = np.repeat([0, 1, 2], [100, 100, 10]).astype(np.uint8).reshape(1, 1, -1)
+
+
+def competing():
+    """Scores of TRUE where class 2 takes what class 1 leaves, from a threshold of 0.5 on."""
+    runs = [100, 100, 10]
+
+    def of(values, dtype=np.uint16):
+        return np.repeat(values, runs).astype(dtype).reshape(1, 1, -1)
+
+    steps = PROBABILITY_STEPS
+    return {
+        "winner": of([1, 1, 2], np.uint8),
+        "probability": of(np.rint(np.array([0.5, 0.9, 0.35]) * steps)),
+        "runner_up": of([2, 0, 0], np.uint8)[None],
+        "runner_up_probability": of(np.rint(np.array([0.4, 0, 0]) * steps))[None],
+    }
+
+
+@pytest.fixture
+def choice(tmp_path):
+    """Chooses thresholds and sizes by scores of TRUE: the table of the choice, and the stage."""
+
+    def choose(scores, threshold):
+        with ScoresWriter(tmp_path / "s.h5", TRUE.shape, 3, {}, runners_up=True) as writer:
+            writer.write([(0, size) for size in TRUE.shape], scores)
+        write_mrc(tmp_path / "true.mrc", TRUE, voxel_size=10.0)
+        (tmp_path / "model.json").write_text("{}")
+        source, curve = (tmp_path / "s.h5", tmp_path / "true.mrc"), tmp_path / "thresholds.tsv"
+        tables = [tmp_path / f"TS_1_{step}.tsv" for step in ("thresholds", "sizes")]
+        network = {"threshold": threshold, "postprocessing_sizes": None}
+        stage = {"parameters": {"network": network}, "evaluate": {"choose_thresholds": True}}
+        names = {"class_names": None}
+        try_thresholds(*source, tables[0], settings=network)
+        choose_thresholds(tables[0], tmp_path / "model.json", curve, settings=names)
+        try_sizes(*source, curve, tables[1], settings=network)
+        written = [tmp_path / name for name in ("sizes.tsv", "choice.tsv", "t.png", "stage.yaml")]
+        choose_sizes(tables[1], curve, *written, settings=names | {"stage": stage})
+        table = read_table(written[1]).set_index(["values", "label"])
+        return table, yaml.safe_load(written[3].read_text())
+
+    return choose
+
+
+def test_values_that_are_together_worse_than_the_present_ones_are_not_written(choice, caplog):
+    scores = competing()
+    table, stage = choice(scores, 0.1)
+    for values in ("now", "chosen"):
+        rows = table.loc[values]
+        labels, _ = threshold_scores(scores, np.array([0, *rows["threshold"][:2]]))
+        wanted = [dice(labels, TRUE, label) for label in (1, 2)]
+        assert rows["dice"].tolist() == pytest.approx([*wanted, np.mean(wanted)], abs=1e-5)
+    assert table.loc[("now", "mean"), "dice"] == pytest.approx(0.833, abs=1e-3)
+    assert table.loc[("chosen", "mean"), "dice"] == pytest.approx(0.583, abs=1e-3)
+    assert table["written"].tolist() == [True] * 3 + [False] * 3
+    assert stage["parameters"]["network"]["threshold"] == 0.1
+    assert stage["evaluate"]["choose_thresholds"] is False
+    assert "0.5833, the present ones 0.8333; the present ones are kept" in caplog.text
+
+
+def test_values_that_are_together_better_are_written(choice, caplog):
+    scores = competing() | {"runner_up": np.zeros((1, *TRUE.shape), np.uint8)}
+    table, stage = choice(scores, 0.1)
+    assert table.loc[("chosen", "mean"), "dice"] == 1 > table.loc[("now", "mean"), "dice"]
+    network = stage["parameters"]["network"]
+    assert list(network["threshold"].values()) == table.loc["chosen", "threshold"][:2].tolist()
+    assert stage["evaluate"]["choose_thresholds"] is False
+    assert "are kept" not in caplog.text
+
+
+def test_what_stays_at_the_present_sizes_is_what_counting_at_all_sizes_says():
+    rng = np.random.default_rng(3)
+    labels = (rng.integers(1, 4, SHAPE) * (rng.random(SHAPE) < 0.12)).astype(np.uint8)
+    true = rng.integers(0, 4, SHAPE, dtype=np.uint8)
+    true[:2] = 255
+    sizes = np.array([-1, -1, 5, 2])
+    every = count_at_sizes(labels, TrueLabels(true), sizes)
+    wanted = every[every["now"]].reset_index(drop=True)
+    present = count_at_present(labels, TrueLabels(true), sizes)
+    pd.testing.assert_frame_equal(present, wanted, check_dtype=False)

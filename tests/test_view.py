@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import h5py
 import mrcfile
@@ -80,6 +81,61 @@ def test_the_script_names_the_files_or_says_what_is_wrong(lab):
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr.startswith("TS_9: no stage under predict has a tomogram of this name")
+
+
+class RecordingViewer:
+    """Keeps what would be shown."""
+
+    def __init__(self):
+        self.shown, self.scale_bar = {}, SimpleNamespace()
+
+    def add_image(self, data, name, **settings):
+        self.shown[name] = SimpleNamespace(data=data, **settings)
+        return self.shown[name]
+
+    add_labels = add_image
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What add_layers shows, without napari."""
+
+    def show(layers):
+        utils = SimpleNamespace(DirectLabelColormap=lambda color_dict: color_dict)
+        monkeypatch.setattr("cryoseg.viewing.load_napari", lambda: SimpleNamespace(utils=utils))
+        viewer = RecordingViewer()
+        add_layers(viewer, layers)
+        return viewer.shown
+
+    return show
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (4, 5, 6)])
+def test_a_mask_of_another_program_lies_on_the_tomogram(shape, lab, shown):
+    values = np.zeros(shape, np.float32)
+    values[: shape[0] // 2] = 0.7
+    values[shape[0] // 2 :] = 0.3  # outside, as where tomograms are predicted
+    with h5py.File("predictions/lamella/TS_1_preds.h5", "w") as file:
+        file["labels"] = values  # and no voxel size
+    mask = shown(find_layers(lab, "TS_1"))["lamella"]
+    wanted = np.zeros(SHAPE, np.uint8)
+    wanted[:4] = 1
+    np.testing.assert_array_equal(mask.data, wanted)
+    assert (mask.scale, mask.units) == ((2, 2, 2), "nm")
+
+
+def test_labels_without_a_voxel_size_have_the_tomograms(lab, shown):
+    with h5py.File("predictions/semantic/TS_1_preds.h5", "r+") as file:
+        del file.attrs["voxel_size"]
+    layers = shown(find_layers(lab, "TS_1"))
+    assert {layer.scale for layer in layers.values()} == {(2, 2, 2)}
+
+
+def test_labels_of_another_size_are_refused(lab, shown):
+    with h5py.File("predictions/semantic/TS_1_preds.h5", "w") as file:
+        file["labels"] = np.ones((4, 5, 6), np.uint8)
+    with pytest.raises(InputError, match=r"labels are \(4, 5, 6\).* is \(8, 10, 12\) voxels"):
+        shown(find_layers(lab, "TS_1"))
 
 
 def test_napari_shows_voxel_sizes_and_the_colours_of_the_pictures(lab):

@@ -61,7 +61,7 @@ def evaluation(stages, name):
         "summarise": which | {"no_files": _no_files_with_labels(stages, name)},
         "chooses": chooses_thresholds(stage),
         "try_thresholds": {"threshold": network["threshold"]},
-        "try_sizes": {"postprocessing_sizes": network["postprocessing_sizes"]},
+        "try_sizes": {key: network[key] for key in ("threshold", "postprocessing_sizes")},
         "choose_thresholds": labels,
         "choose_sizes": labels | {"stage": stage},
         "volume": volume(stages.tomograms_to_predict(name)),

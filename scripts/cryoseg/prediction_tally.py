@@ -43,7 +43,8 @@ def count_prediction(labels, scores=None, mask=None):
     """Count a prediction slab by slab; returns a PredictionTally.
 
     labels: (Z, Y, X) whole numbers from 0 to 255, to be sliced
-    scores: datasets `probability` and, of a network with several classes, `winner`; see scores.py
+    scores: datasets `probability` and, of a network with several classes, `winner`, and
+            `runner_up` and `runner_up_probability` where they are kept; see scores.py
     mask:   (Z, Y, X), to be sliced with three slices; 0 is outside
     """
     voxels, sums = np.zeros(LABELS, np.int64), np.zeros(LABELS)
@@ -63,6 +64,7 @@ def count_prediction(labels, scores=None, mask=None):
         bins = winner * BINS + steps[computed] // BIN_STEPS
         histogram += np.bincount(bins, minlength=LABELS * BINS)
         labelled = found > 0
+        steps = _steps_of_labels(found, scores, piece, steps, labelled)
         sums += np.bincount(found[labelled], weights=steps[labelled], minlength=LABELS)
     with np.errstate(invalid="ignore"):
         probability = sums / PROBABILITY_STEPS / np.where(voxels > 0, voxels, np.nan)
@@ -76,3 +78,21 @@ def count_prediction(labels, scores=None, mask=None):
         foreground=foreground,
         inside=int(inside) if mask is not None else None,
     )
+
+
+def _steps_of_labels(found, scores, piece, steps, labelled):
+    """Stored probabilities of the classes that voxels got, which need not be the winners.
+
+    found, steps, labelled: labels of a piece, the winners' probabilities, where there is a label
+    """
+    if "runner_up" not in scores:
+        return steps
+    steps = steps.copy()
+    waiting = labelled & (scores["winner"][piece] != found)
+    for rank in range(scores["runner_up"].shape[0]):
+        if not waiting.any():
+            break
+        here = waiting & (scores["runner_up"][rank, piece] == found)
+        steps[here] = scores["runner_up_probability"][rank, piece][here]
+        waiting &= ~here
+    return steps

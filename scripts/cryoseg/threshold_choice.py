@@ -2,7 +2,8 @@
 
 For each class, voxels are counted at all thresholds at once, with the other classes at the
 thresholds that the stage has now; then, with the chosen thresholds, at all sizes up to which
-components are removed.
+components are removed. What is chosen class by class need not be better all together, since what
+one class leaves another may take; so both are compared at the end.
 """
 
 import cc3d
@@ -13,13 +14,16 @@ from matplotlib.figure import Figure
 
 from cryoseg.figures import class_colour
 from cryoseg.labels import IGNORED
-from cryoseg.postprocessing import CONNECTIVITY, stored_thresholds
+from cryoseg.metrics import Compared, count_pairs
+from cryoseg.postprocessing import CONNECTIVITY, remove_small, stored_thresholds
 from cryoseg.scores import CHUNK, PROBABILITY_STEPS
+from cryoseg.summaries import ALL_CLASSES
 from cryoseg.volumes import slabs
 
 THRESHOLDS = np.arange(1, 100) / 100
 # Ten for each power of ten; -1 keeps all.
 SIZES = np.unique([-1, *np.rint(10 ** np.arange(0, 7.05, 0.1)).astype(int)])
+SAME_DICE = 1e-9  # as near as two means count as equal
 COUNTS = ("true_voxels", "found_voxels", "common_voxels")
 
 
@@ -107,33 +111,55 @@ def count_at_sizes(labels, true, now):
     return pd.DataFrame(rows, columns=["label", "size", *COUNTS, "now"])
 
 
+def count_at_present(labels, true, now):
+    """Count the voxels of each class that stay at the sizes of now; these are removed in place.
+
+    labels, true, now: as of count_at_sizes; returns what it does, of these sizes alone
+    """
+    remove_small(labels, now)
+    pairs = count_pairs(Compared(true, labels))
+    rows = [
+        (label, now[label], pairs[label].sum(), pairs[:, label].sum(), pairs[label, label], True)
+        for label in range(1, len(now))
+    ]
+    return pd.DataFrame(rows, columns=["label", "size", *COUNTS, "now"])
+
+
 def mean_dice(table, value):
     """Mean Dice over tomograms for each class and value: a DataFrame, by label and value.
 
     table: rows of all tomograms, as count_at_... returns them; value: "threshold" or "size"
-    Returns label, value, tomograms, dice, now, chosen. Tomograms with the class in neither volume
-    do not count. Chosen is the value of the largest mean, of equal ones the middle one for
+    Returns label, value, tomograms, dice, false_voxels_elsewhere, now, chosen. Means are over the
+    same tomograms at each value: those with the class among their true labels. What is found in
+    the others is summed up in false_voxels_elsewhere. Chosen is the value of the largest mean, of
+    equal ones that with the fewest false voxels elsewhere, and of these the middle one for
     thresholds, the smallest for sizes. A class that no tomogram has, or that is found in none of
     those that have it, keeps its value.
     """
+    there = table["true_voxels"] > 0
     total = table["true_voxels"] + table["found_voxels"]
-    dice = (2 * table["common_voxels"] / total.where(total > 0)).rename("dice")
-    groups = table.assign(dice=dice, label=table["label"].astype(int)).groupby(["label", value])
-    means = groups.agg(
+    counted = table.assign(
+        dice=(2 * table["common_voxels"] / total).where(there),
+        elsewhere=table["found_voxels"].mask(there, 0),
+        label=table["label"].astype(int),
+    )
+    means = counted.groupby(["label", value], as_index=False).agg(
         tomograms=("dice", "count"),
         dice=("dice", "mean"),
+        false_voxels_elsewhere=("elsewhere", "sum"),
         now=("now", "all"),
-        true_voxels=("true_voxels", "sum"),
-    ).reset_index()
+    )
     chosen = [_best(rows, value) for _, rows in means.groupby("label")]
-    return means.drop(columns="true_voxels").assign(chosen=means.index.isin(chosen))
+    return means.assign(chosen=means.index.isin(chosen))
 
 
 def _best(rows, value):
     """Index of the row to choose."""
-    if not rows["true_voxels"].any() or not rows["dice"].max() > 0:
+    if not rows["dice"].max() > 0:
         return rows.index[rows["now"]][0]
-    best = rows.index[np.isclose(rows["dice"], rows["dice"].max(), rtol=0, atol=1e-9)]
+    rows = rows[np.isclose(rows["dice"], rows["dice"].max(), rtol=0, atol=SAME_DICE)]
+    false = rows["false_voxels_elsewhere"]
+    best = rows.index[false == false.min()]
     return best[(len(best) - 1) // 2 if value == "threshold" else 0]
 
 
@@ -143,22 +169,59 @@ def chosen_values(table, value):
     return {int(label): each for label, each in zip(rows["label"], rows[value], strict=True)}
 
 
+def compare_together(counted, thresholds, sizes):
+    """Mean Dice of each class with all present values, and with all chosen ones together.
+
+    counted:    rows of all tomograms with the present thresholds, as count_at_present returns them
+    thresholds: of mean_dice, with a column class
+    sizes:      of mean_dice, of labels with the chosen thresholds: removing components of one class
+                changes no other, so what stands at the chosen sizes is what they give together
+    Returns a DataFrame: values ("now" or "chosen"), label, class, threshold, size, tomograms, dice,
+    false_voxels_elsewhere, written; the mean of classes last of each. Written are the chosen values
+    if their mean of classes is larger, or as large with fewer false voxels elsewhere; else the
+    present ones.
+    """
+    thresholds = thresholds.astype({"label": int})
+    parts = {}
+    for values, means in (("now", mean_dice(counted, "size")), ("chosen", sizes)):
+        own = thresholds.loc[thresholds[values], ["label", "class", "threshold"]]
+        kept = ["label", "size", "tomograms", "dice", "false_voxels_elsewhere"]
+        rows = own.merge(means.loc[means[values], kept], on="label")
+        mean = {"dice": rows["dice"].mean(), kept[-1]: rows[kept[-1]].sum()}
+        parts[values] = pd.concat([rows, pd.DataFrame([ALL_CLASSES | mean])], ignore_index=True)
+    better = _is_better(parts["chosen"].iloc[-1], parts["now"].iloc[-1])
+    table = pd.concat(parts, names=["values"]).reset_index("values")
+    table["written"] = table["values"] == ("chosen" if better else "now")
+    return table.astype({"size": "Int64", "tomograms": "Int64", "false_voxels_elsewhere": int})
+
+
+def _is_better(one, other):
+    """Whether one mean of classes is better than another."""
+    if abs(one["dice"] - other["dice"]) > SAME_DICE:
+        return bool(one["dice"] > other["dice"])
+    return bool(one["false_voxels_elsewhere"] < other["false_voxels_elsewhere"])
+
+
 def with_chosen(stage, thresholds, sizes):
-    """A stage's configuration with the chosen values, and nothing left to choose.
+    """A stage's configuration with the chosen values.
 
     thresholds, sizes: {label: value}
     """
-    network = stage["parameters"]["network"]
-    network = network | {"threshold": thresholds, "postprocessing_sizes": sizes}
-    parameters = stage["parameters"] | {"network": network}
-    evaluate = stage["evaluate"] | {"choose_thresholds": False}
-    return stage | {"parameters": parameters, "evaluate": evaluate}
+    network = {"threshold": thresholds, "postprocessing_sizes": sizes}
+    parameters = stage["parameters"] | {"network": stage["parameters"]["network"] | network}
+    return stage | {"parameters": parameters}
 
 
-def draw_choice(thresholds, sizes):
+def with_nothing_to_choose(stage):
+    """A stage's configuration that chooses no thresholds."""
+    return stage | {"evaluate": stage["evaluate"] | {"choose_thresholds": False}}
+
+
+def draw_choice(thresholds, sizes, written=True):
     """Draw mean Dice against threshold and size of removed components, the chosen ones marked.
 
     thresholds, sizes: of mean_dice, with a column class
+    written:           whether the chosen ones are what is written
     Returns a matplotlib Figure.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -175,5 +238,6 @@ def draw_choice(thresholds, sizes):
     left, right = figure.axes
     left.set(xlabel="threshold", ylabel="mean Dice over tomograms", ylim=(0, 1), xlim=(0, 1))
     right.set(xlabel="components of at most so many voxels removed", xscale="log")
-    left.legend(title="point: chosen", fontsize="small")
+    meaning = "chosen" if written else "best alone, not written"
+    left.legend(title=f"point: {meaning}", fontsize="small")
     return figure

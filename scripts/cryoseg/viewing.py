@@ -8,20 +8,23 @@ import numpy as np
 from cryoseg.errors import InputError
 from cryoseg.figures import CONTRAST, LAMELLA_COLOUR, OPACITY, class_colour
 from cryoseg.folders import nearest, spelled
-from cryoseg.volumes import is_known_size, open_label_volume, open_volume
+from cryoseg.volumes import is_known_size, open_labels, open_mask, open_volume, slabs
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What is laid over what; kind: tomogram, mask or labels."""
+    """What is laid over what; kind: tomogram, mask or labels; tomogram: the file it belongs to."""
 
     kind: str
     name: str
     path: str
+    tomogram: str
 
 
 def find_layers(stages, tomogram):
     """The files of a tomogram that are there, as a list of Layer: tomogram, masks, labels.
+
+    Stages may read it from different folders; masks and labels whose own is not there are left out.
 
     stages: cryoseg.stages.Stages
     Raises InputError if no stage predicts a tomogram of this name, or it is not there yet.
@@ -37,17 +40,18 @@ def find_layers(stages, tomogram):
     found = {"tomogram": {}, "mask": {}, "labels": {}}
     for stage in chosen:
         source = stages.tomograms_to_predict(stage)
-        found["tomogram"].setdefault(f"{source.folder}/{tomogram}{source.extension}", tomogram)
+        own = f"{source.folder}/{tomogram}{source.extension}"
+        found["tomogram"].setdefault(own, (tomogram, own))
         if masks := stages.masks(stage):
-            found["mask"].setdefault(f"{masks[0]}/{tomogram}{masks[1]}", f"mask of {stage}")
+            found["mask"].setdefault(f"{masks[0]}/{tomogram}{masks[1]}", (f"mask of {stage}", own))
         kind = "mask" if stages.makes_masks(stage) else "labels"
         labels = f"{spelled(stages.predict[stage]['prediction_folder'])}/{tomogram}_preds.h5"
-        found[kind][labels] = stage
+        found[kind][labels] = stage, own
     layers = [
-        Layer(kind, name, path)
+        Layer(kind, name, path, own)
         for kind, files in found.items()
-        for path, name in files.items()
-        if os.path.exists(path)
+        for path, (name, own) in files.items()
+        if os.path.exists(path) and os.path.exists(own)
     ]
     if not any(layer.kind == "tomogram" for layer in layers):
         raise InputError(
@@ -71,28 +75,49 @@ def load_napari():
 def add_layers(viewer, layers):
     """Show the layers of a tomogram in napari's viewer, or its model.
 
-    Lengths are in nm, or in voxels where a file does not know their size. The tomogram is read
-    where it is looked at; masks and labels are bytes and are loaded.
+    layers: of find_layers
+    Lengths are in nm, or in voxels where a tomogram does not know their size; masks and labels lie
+    on its voxels, whatever their own files say. A tomogram is read where it is looked at; masks
+    (see volumes.open_mask) and labels are bytes and are loaded.
+    Raises InputError where labels are of another size than their tomogram.
     """
     colormap = load_napari().utils.DirectLabelColormap
     for layer in layers:
+        tomogram = open_volume(layer.tomogram)
+        size = size_of(tomogram)
         if layer.kind == "tomogram":
-            volume = open_volume(layer.path)
-            limits = contrast(volume)
             viewer.add_image(
-                volume.data, name=layer.name, contrast_limits=limits, **size_of(volume)
+                tomogram.data, name=layer.name, contrast_limits=contrast(tomogram), **size
             )
             continue
-        volume = open_label_volume(layer.path)
-        labels = np.asarray(volume.data[:])
-        if layer.kind == "mask":
-            labels = (labels != 0).astype(np.uint8)
+        read = read_mask if layer.kind == "mask" else read_labels
+        labels = read(layer.path, tomogram)
         colours = colormap(color_dict=colours_of(np.unique(labels), layer.kind))
         shown = viewer.add_labels(
-            labels, name=layer.name, opacity=OPACITY, colormap=colours, **size_of(volume)
+            labels, name=layer.name, opacity=OPACITY, colormap=colours, **size
         )
         shown.contour = 2 if layer.kind == "mask" else 0
     viewer.scale_bar.visible = True
+
+
+def read_mask(path, tomogram):
+    """A mask of a tomogram (Volume), resized to it: uint8, 1 inside."""
+    mask = open_mask(path, tomogram.shape)
+    inside = np.empty(mask.shape, np.uint8)
+    for piece in slabs(mask.shape):
+        inside[piece] = mask[piece, :, :]
+    return inside
+
+
+def read_labels(path, tomogram):
+    """Labels of a tomogram (Volume); InputError if they are of another size."""
+    labels = open_labels(path)
+    if tuple(labels.shape) != tuple(tomogram.shape):
+        raise InputError(
+            f"{path}: labels are {tuple(labels.shape)}, the tomogram {tomogram.path} is "
+            f"{tuple(tomogram.shape)} voxels; predict it again, or bring back its tomogram"
+        )
+    return np.asarray(labels[:])
 
 
 def size_of(volume):

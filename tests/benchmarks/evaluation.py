@@ -73,7 +73,7 @@ def main(shape):
             ),
             "try_sizes": lambda: try_sizes(
                 *(scores, true, folder / "thresholds.tsv", folder / "a_sizes.tsv"),
-                settings={"postprocessing_sizes": None},
+                settings={"threshold": 0.1, "postprocessing_sizes": None},
             ),
         }
         print("| step | seconds | of a processor |\n|---|---|---|")
