@@ -424,7 +424,9 @@ def test_means_over_tomograms_that_the_model_was_trained_on_are_warned_of(tmp_pa
     table.to_csv(tmp_path / "a.tsv", sep="\t", index=False)
     written = [tmp_path / "summary.tsv", tmp_path / "summary.html"]
     with caplog.at_level(logging.WARNING, "cryoseg"):
-        summarise_evaluation([tmp_path / "a.tsv"], *written, settings={"stages": ["a"]})
+        summarise_evaluation(
+            [tmp_path / "a.tsv"], *written, settings=STAGE_A, unmade=tmp_path / "none"
+        )
     assert "a: its model was trained on 1 of the 3 tomograms that its means are over (TS_0)" in (
         caplog.text
     )
