@@ -3,8 +3,10 @@
 import json
 from dataclasses import replace
 from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cryoseg.checks import check_alike
@@ -42,13 +44,14 @@ def evaluate_labels(
     # An earlier version wrote no split.
     splits = [json.loads(Path(model).read_text()).get("split", {}) for model in as_list(models)]
     parts = [part_of(split, name) for split in splits]
-    last = max(len(own) for own, _ in measured)
+    labels = {row["label"] for own, _ in measured for row in own}
     rows = []
     for stage, (own, voxel_size), part in zip_longest(
         settings["stages"][: len(measured)], measured, parts[: len(measured)], fillvalue="-"
     ):
-        others = range(len(own) + 1, last + 1)
+        others = labels - {row["label"] for row in own}
         own = own + measures_of_nothing(others, voxel_size, settings["class_names"])
+        own.sort(key=itemgetter("label"))
         rows += [{"tomogram": name, "stage": stage, "split": part} | row for row in own]
     found = pd.DataFrame(rows, columns=COLUMNS)
     write_table(table, found.astype(dict.fromkeys(OBJECTS, "Int64")))
@@ -60,7 +63,7 @@ def evaluate_labels(
 
 
 def _evaluate(name, found, truth, mask, positions, settings):
-    """Rows of one file of predicted labels, labels 1, 2, ... in order; and the voxel size."""
+    """Rows of one file of predicted labels, by label; and the voxel size."""
     volume, true = open_label_volume(found), open_any_labels(truth)
     check_alike(name, volume, f"true labels {truth} are", true)
     inside = open_mask(mask, volume.shape) if mask else None
@@ -85,7 +88,24 @@ def _evaluate(name, found, truth, mask, positions, settings):
     rows = measure_classes(
         compared, voxel_size, settings["tolerance_nm"], settings["class_names"], objects
     )
+    if is_known_size(voxel_size):
+        _warn_of_no_surface(name, found, rows, settings["tolerance_nm"])
     return [row | objects.get(row["label"], {}) for row in rows], voxel_size
+
+
+def _warn_of_no_surface(name, found, rows, tolerance_nm):
+    """Warn of classes that have voxels and no surface Dice."""
+    lacking = [
+        row["class"]
+        for row in rows
+        if row["true_voxels"] + row["found_voxels"] and np.isnan(row["surface_dice"])
+    ]
+    if lacking:
+        logger.warning(
+            "%s: %s: no surface Dice of %s, which have no surface farther than tolerance_nm %g "
+            "from voxels that do not count; lower tolerance_nm, or take a thicker mask",
+            name, found, ", ".join(lacking), tolerance_nm,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -369,7 +369,7 @@ def test_an_evaluation_needs_its_labels_its_mask_and_its_positions(tmp_path):
     true = np.ones(SHAPE, np.float32)
     write(tmp_path / "labels.mrc", true)
     write(tmp_path / "mask.mrc", true * 0)
-    (tmp_path / "p.csv").write_text("tomo,z,y,x\nTS_1,90,90,90\n")
+    (tmp_path / "p.csv").write_text("tomo,z,y,x\nTS_1,a,b,c\n")
     demands = {
         "predict_one": PREDICT,
         "evaluate_one": EVALUATE,
@@ -383,9 +383,22 @@ def test_an_evaluation_needs_its_labels_its_mask_and_its_positions(tmp_path):
     )
     warned = [text for level, text in findings(content) if level == W]
     assert any("no voxel is inside the mask; nothing will be evaluated" in text for text in warned)
-    assert_found(content, E, "1 of 1 positions in .*p.csv lie outside")
+    assert_found(content, E, "p.csv.* holds more than numbers")
     assert content["stopped"] == ["evaluate_one_positions"]
     assert content["values"]["mask_shape_evaluate_one_within"] == "12 x 16 x 20"
+
+
+def test_positions_that_all_lie_outside_stop_no_evaluation(tmp_path):
+    write(tmp_path / "TS_1.mrc")
+    write(tmp_path / "labels.mrc", np.ones(SHAPE, np.float32))
+    (tmp_path / "p.csv").write_text("tomo,z,y,x\nTS_1,90,90,90\n")
+    demands = {"evaluate_one": EVALUATE, "evaluate_one_positions": {"section": "evaluate_one"}}
+    content = checked(
+        *(tmp_path, demands, "evaluate_one_positions"),
+        positions=[tmp_path / "p.csv"], evaluate_one=tmp_path / "labels.mrc",
+    )  # fmt: skip
+    assert_found(content, W, "1 of 1 positions in .*p.csv lie outside")
+    assert content["stopped"] == []
 
 
 @pytest.mark.parametrize("wrong", [0, -10, np.nan])

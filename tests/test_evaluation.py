@@ -307,8 +307,8 @@ def test_both_stages_have_rows_of_the_classes_of_either(files):
     with h5py.File(files / "other.h5", "a") as file:
         file["labels"][0, 0, 0] = 4
     table = evaluated(files, SETTINGS | {"stages": ["a", "b"]}, compared=[files / "other.h5"])
-    assert table["label"].tolist() == ["1", "2", "3", "4"] * 2
-    added, error = table.iloc[3], table.iloc[7]
+    assert table["label"].tolist() == ["1", "2", "4"] * 2
+    added, error = table.iloc[2], table.iloc[5]
     assert (added["true_voxels"], added["found_voxels"], added["found_volume_nm3"]) == (0, 0, 0)
     assert np.isnan(added["dice"])
     assert error["dice"] == 0
@@ -333,6 +333,33 @@ def test_positions_give_measures_of_objects(files):
     assert second["object_f1"] == 0.5
     # A class that only another tomogram has positions of: there was nothing to find.
     assert table[table["label"] == "5"].iloc[0]["true_objects"] == 0
+
+
+def test_a_tomogram_whose_positions_all_lie_outside_is_evaluated_all_the_same(files, caplog):
+    (files / "p.csv").write_text("tomo,z,y,x,semantic_class\nTS_1,39.6,12,10,2\n")
+    table = evaluated(files, SETTINGS | {"particles": PARTICLES}, positions=[files / "p.csv"])
+    assert "1 of 1 positions in" in caplog.text
+    assert table["dice"].notna().all()
+    assert table["true_objects"][1] == 0
+
+
+def test_a_class_without_a_surface_that_counts_is_warned_of(files, caplog):
+    mask = np.zeros((40, 50, 36), np.uint8)
+    mask[18:21] = 1  # 2.4 nm, with a tolerance of 2 nm
+    write_mrc(files / "mask.mrc", mask, voxel_size=8.0)
+    table = evaluated(files, SETTINGS, mask=files / "mask.mrc")
+    assert table["surface_dice"].isna().all()
+    assert "no surface farther than tolerance_nm 2 from voxels that do not count" in caplog.text
+    assert "membrane, class 2" in caplog.text
+    caplog.clear()
+    assert evaluated(files, SETTINGS)["surface_dice"].notna().all()
+    assert not caplog.text
+
+
+def test_labels_that_neither_occur_nor_have_names_have_no_rows(files):
+    write_mrc(files / "true.mrc", 199 * (blobs(4) == 1).astype(np.uint8), voxel_size=8.0)
+    table = evaluated(files, SETTINGS | {"class_names": ["membrane", "b", "c"]})
+    assert table["label"].tolist() == ["1", "2", "3", "199"]
 
 
 def test_labels_of_another_shape_are_refused(files):
@@ -397,7 +424,9 @@ def test_means_over_tomograms_that_the_model_was_trained_on_are_warned_of(tmp_pa
     table.to_csv(tmp_path / "a.tsv", sep="\t", index=False)
     written = [tmp_path / "summary.tsv", tmp_path / "summary.html"]
     with caplog.at_level(logging.WARNING, "cryoseg"):
-        summarise_evaluation([tmp_path / "a.tsv"], *written, settings={"stages": ["a"]})
+        summarise_evaluation(
+            [tmp_path / "a.tsv"], *written, settings=STAGE_A, unmade=tmp_path / "none"
+        )
     assert "a: its model was trained on 1 of the 3 tomograms that its means are over (TS_0)" in (
         caplog.text
     )

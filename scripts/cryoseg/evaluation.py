@@ -25,7 +25,7 @@ def measure_classes(compared, voxel_size, tolerance_nm, class_names=None, partic
     tolerance_nm: of the surface Dice, in nm
     class_names:  names of labels 1, 2, ... or None
     particles:    labels that have positions
-    There is a dict for each label from 1 to the last that has a name or positions, or occurs.
+    There is a dict for each label that has a name or positions, or occurs.
     """
     pairs = count_pairs(compared)
     true_voxels, found_voxels = pairs.sum(1), pairs.sum(0)
@@ -33,10 +33,9 @@ def measure_classes(compared, voxel_size, tolerance_nm, class_names=None, partic
     voxel_nm = np.array(voxel_size) / ANGSTROM_PER_NM if known else None
     surfaces = surface_counts(compared, tolerance_nm, voxel_nm) if known else None
     there = np.flatnonzero(true_voxels + found_voxels)
-    there = there[there != IGNORED].tolist()
-    last = max([*there, *particles, len(class_names or ())], default=0)
+    named = range(1, len(class_names or ()) + 1)
     rows = []
-    for label in range(1, last + 1):
+    for label in sorted({*there.tolist(), *named, *particles} - {0, IGNORED}):
         true, found = int(true_voxels[label]), int(found_voxels[label])
         surface = surface_dice(surfaces[label]) if known else np.nan
         counts = true, found, int(pairs[label, label])
@@ -86,13 +85,14 @@ def measure_objects(compared, volume, name, files, settings):
     name:     of the tomogram
     files:    STAR or CSV files of true positions
     settings: as in label_making.particles_in, and match_radius_nm, one or by label
-    What lies in voxels that do not count is left out: positions, and objects by their middles.
+    What lies in voxels that do not count, or outside the volume, is left out: positions, and
+    objects by their middles.
     Raises InputError where the voxel size is not known.
     """
     voxel_nm = np.array(known_voxel_size(volume)) / ANGSTROM_PER_NM
     labels = particle_labels(files, settings)
     radii = by_label(settings["match_radius_nm"], labels, "match_radius_nm")
-    particles = particles_in(volume, name, files, settings)
+    particles = particles_in(volume, name, files, settings, all_outside=True)
     objects = find_objects(compared, labels)
     measured = {}
     for label in labels:

@@ -35,15 +35,16 @@ class Particles:
     turns: np.ndarray | None
 
 
-def particles_in(tomogram, name, files, settings):
+def particles_in(tomogram, name, files, settings, all_outside=False):
     """Read the particles of one tomogram from files of positions.
 
     tomogram: a Volume, of which only the place counts; name: its file name less the ending
     files:    STAR or CSV files
     settings: labels_of_files (one for each file, or None), labels, coordinate_voxel_size,
               name_suffix, per_tomogram, allow_empty
-    Raises InputError where there are none (unless allow_empty) or all lie outside. What lies
-    outside or is left out is logged.
+    all_outside: whether all of a file may lie outside
+    Raises InputError where there are none (unless allow_empty) or all lie outside (unless
+    all_outside). What lies outside or is left out is logged.
     """
     own_labels = settings["labels_of_files"] or [settings["labels"]] * len(files)
     parts, lacking = [], []
@@ -53,7 +54,7 @@ def particles_in(tomogram, name, files, settings):
         if not len(own):
             lacking.append(no_positions(every, name))
         points = own.voxels(tomogram.shape, tomogram.voxel_size, settings["coordinate_voxel_size"])
-        _warn_of_outside(name, path, points, tomogram.shape)
+        _warn_of_outside(name, path, points, tomogram.shape, all_outside)
         parts.append(_labelled(own, points, labels))
     if len(lacking) == len(files) and not settings["allow_empty"]:
         raise InputError(f"{'; '.join(lacking)}; where that is right, set allow_empty: true")
@@ -71,7 +72,7 @@ def _joined(parts):
     )
 
 
-def _warn_of_outside(name, path, points, shape):
+def _warn_of_outside(name, path, points, shape, all_outside):
     outside = count_outside(points, shape)
     if not outside:
         return
@@ -82,7 +83,7 @@ def _warn_of_outside(name, path, points, shape):
         f"y {y0:.0f} to {y1:.0f}, x {x0:.0f} to {x1:.0f}"
     )
     remedy = "if they count in other voxels, give coordinate_voxel_size"
-    if outside == len(points):
+    if outside == len(points) and not all_outside:
         raise InputError(f"{text}; {remedy}")
     log.warning("%s; %s", text, remedy)
 

@@ -68,7 +68,7 @@ def check_tomogram(path, name, demands, companions, positions=()):
             check.values |= {f"{column}_{each}": value for column, value in about.items()}
             own.setdefault(each, []).extend(found)
         for files, settings, each in positions:
-            found = _judge_positions(volume, name, files, settings)
+            found = _judge_positions(volume, name, files, settings, each is not None)
             if each is None:  # as they stop neither a prediction nor a training, warnings
                 shared += [Finding(WARNING, it.sentence, it.remedy) for it in found]
             else:
@@ -285,8 +285,8 @@ def _voxels_of(labels, counts):
     return f"{sum(counts[label] for label in labels)} voxels have label {shown}"
 
 
-def _judge_positions(volume, name, files, settings):
-    """Findings about positions."""
+def _judge_positions(volume, name, files, settings, all_outside):
+    """Findings about positions; all_outside: whether all may lie outside, as in evaluations."""
     with overheard(" and ".join(map(str, files))) as found:
-        particles_in(volume, name, files, settings)
+        particles_in(volume, name, files, settings, all_outside)
     return found
