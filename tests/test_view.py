@@ -1,5 +1,8 @@
 """A tomogram is shown in napari with what was predicted for it, where napari is installed."""
 
+import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -138,9 +141,45 @@ def test_labels_of_another_size_are_refused(lab, shown):
         shown(find_layers(lab, "TS_1"))
 
 
-def test_napari_shows_voxel_sizes_and_the_colours_of_the_pictures(lab):
+@pytest.fixture
+def napari():
+    """Skips the test where napari is not installed, unless CRYOSEG_REQUIRE_NAPARI is set."""
+    if importlib.util.find_spec("napari") is None:
+        skip_unless_required("napari is not installed; it is no dependency")
+
+
+def skip_unless_required(reason):
+    if os.environ.get("CRYOSEG_REQUIRE_NAPARI"):
+        pytest.fail(f"CRYOSEG_REQUIRE_NAPARI is set, but {reason}")
+    pytest.skip(reason)
+
+
+# Runs the script as it is, but ends where napari would wait for its window to be closed.
+SHOWN = """
+import sys
+import napari, view_tomogram
+napari.run = lambda: print([layer.name for layer in napari.current_viewer().layers])
+view_tomogram.main()
+"""
+
+
+def test_the_script_opens_a_window(lab, napari):
+    """On a display in memory, which napari needs for OpenGL."""
+    if not shutil.which("xvfb-run"):
+        skip_unless_required("there is no xvfb-run (Debian's package xvfb)")
+    scripts = str(REPOSITORY / "scripts")
+    # Qt then needs none of the libraries with which windows are put on a display.
+    environment = os.environ | {"QT_QPA_PLATFORM": "offscreen", "PYTHONPATH": scripts}
+    command = ["xvfb-run", "-a", sys.executable, "-c", SHOWN, "TS_1"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    *files, names = run.stdout.splitlines()
+    assert files == [f"{layer.kind}: {layer.path}" for layer in find_layers(lab, "TS_1")]
+    assert names == "['TS_1', 'lamella', 'semantic']"
+
+
+def test_napari_shows_voxel_sizes_and_the_colours_of_the_pictures(lab, napari):
     """In napari's model of a viewer, which needs neither display nor OpenGL."""
-    pytest.importorskip("napari", reason="napari is not installed; it is no dependency")
     from napari.components import ViewerModel
 
     viewer = ViewerModel()
