@@ -115,6 +115,7 @@ def steps(rules, names):
 
 PREDICTION_STEPS = ("score_voxels", "label_voxels")
 CHECK_STEPS = ["scaled_check_tomogram", "scaled_admit_to_predict"]
+ADMISSIONS_APART = [f"scaled_admit_to_predict_{name}" for name in STAGES]
 ALL_STEPS = [
     "raw_scale_tomogram",
     *CHECK_STEPS,
@@ -337,7 +338,11 @@ def test_a_lamella_threshold_reruns_what_reads_the_mask_too(lab):
 
 @pytest.mark.parametrize(
     ("change", "checks"),
-    [({"parameters__data__max": 2}, CHECK_STEPS), ({"hyper_parameters__precision": "bf16"}, [])],
+    [
+        # Demands that differ now: each stage admits for itself, and its admissions stay.
+        ({"parameters__data__max": 2}, ["scaled_check_tomogram", *ADMISSIONS_APART]),
+        ({"hyper_parameters__precision": "bf16"}, []),
+    ],
 )
 def test_what_changes_the_scores_reruns_the_stage(lab, change, checks):
     lab.write_stage("semantic", **change)

@@ -20,7 +20,8 @@ def folder(tmp_path_factory):
 
 
 def test_an_allocation_that_fails_makes_tiles_smaller_and_the_scores_stay(folder):
-    free, _ = score(folder, 0, output="free.h5")
+    free, said = score(folder, 0, output="free.h5")
+    assert "tiles" in free, (free, said)
     pressed, said = score(folder, 550, "late", output="pressed.h5")
     assert free["tiles"] == 1 < pressed["tiles"]
     assert "going on with tiles of fewer than" in said
