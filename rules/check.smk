@@ -8,8 +8,8 @@ Out: <checks>/{tomogram}.json, what it is like and what is wrong with it
 
 A check never fails for what is wrong with a tomogram, so that the table can be made; admitting the
 tomogram does, which keeps it alone from what comes next. Stages that make the same demands are
-admitted to by one job, others by jobs of their own: what is wrong for one stops that one. One that cannot be scaled is not checked,
-and the table says why.
+admitted to by one job, others by jobs of their own: what is wrong for one stops that one. A tomogram
+that cannot be scaled is not checked, and the table says why.
 """
 
 from functools import partial

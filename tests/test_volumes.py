@@ -444,6 +444,25 @@ def test_a_file_is_read_where_it_lies_if_the_nodes_disk_has_no_room(tmp_path, mo
     assert "has no room for a copy of" in caplog.text
 
 
+def test_a_file_is_read_where_it_lies_if_the_nodes_disk_fills_meanwhile(
+    tmp_path, monkeypatch, caplog
+):
+    path, scratch = tmp_path / "a.mrc", tmp_path / "own"
+    path.write_text("voxels")
+    scratch.mkdir()
+
+    def fill(source, target):
+        target.write_text("vox")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("CRYOSEG_SCRATCH", str(scratch))
+    monkeypatch.setattr("shutil.copyfile", fill)
+    with caplog.at_level("INFO"), copied_near(path) as near:
+        assert near == path
+    assert "is read where it lies, not copied" in caplog.text
+    assert not list(scratch.iterdir())
+
+
 def test_what_a_killed_process_left_on_the_disk_of_the_node_goes(tmp_path, monkeypatch):
     scratch = tmp_path / "own"
     scratch.mkdir()

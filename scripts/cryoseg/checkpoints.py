@@ -6,6 +6,7 @@ import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -102,33 +103,36 @@ def _check_archive(path):
             f"{path}: not a checkpoint; it begins with {start!r}, a file written by PyTorch 1.6 or "
             "later begins with b'PK\\x03\\x04'"
         )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
-            _refuse_bombs(path, packed, sum(m.file_size for m in members), byte_count)
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"{damaged} has changed since it was written")
-    except InputError:
-        raise
-    except Exception as error:  # zipfile tells of damage in many ways
-        raise InputError(
-            f"{path}: the checkpoint is cut off or damaged ({error}); copy it anew"
-        ) from error
+    with _damage_named(path), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
+        _refuse_bombs(path, packed, sum(m.file_size for m in members), byte_count)
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} has changed since it was written")
     # By torch's own reader as well: another one may see other members in an archive that was made
     # to deceive.
-    try:
+    with _damage_named(path):
         reader = torch._C.PyTorchFileReader(str(path))
         records = reader.get_all_records()
-        unpacked = sum(reader.get_record_size(each) for each in records)
-        pickled = reader.get_record("data.pkl") if unpacked <= byte_count else b""
-    except RuntimeError as error:
+        _refuse_bombs(path, [], sum(map(reader.get_record_size, records)), byte_count)
+        _refuse_programs(path, records)
+        _refuse_vast_memos(path, reader.get_record("data.pkl"))
+
+
+@contextmanager
+def _damage_named(path):
+    """Tell of whatever goes wrong in a file's archive or pickle as of a damaged checkpoint.
+
+    The libraries tell of damage in many ways.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
         raise InputError(
             f"{path}: the checkpoint is cut off or damaged ({error}); copy it anew"
         ) from error
-    _refuse_bombs(path, [], unpacked, byte_count)
-    _refuse_programs(path, records)
-    _refuse_vast_memos(path, pickled)
 
 
 def _refuse_bombs(path, packed, unpacked, byte_count):
@@ -158,16 +162,9 @@ def _refuse_programs(path, records):
 
 def _refuse_vast_memos(path, pickled):
     """Refuse pickles that number what they remember so high that the table of it fills memory."""
-    try:
-        for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(pickled):
-                raise InputError(f"{path}: its table of contents was not written by PyTorch")
-    except InputError:
-        raise
-    except Exception as error:  # pickletools tells of damage in many ways
-        raise InputError(
-            f"{path}: the checkpoint is cut off or damaged ({error}); copy it anew"
-        ) from error
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(pickled):
+            raise InputError(f"{path}: its table of contents was not written by PyTorch")
 
 
 def _entry(content, path, key):

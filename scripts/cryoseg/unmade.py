@@ -8,6 +8,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cryoseg.volumes import written_aside
+
 
 @dataclass(frozen=True)
 class Unmade:
@@ -25,7 +27,8 @@ def write_unmade(path, files):
     """Write a list, {path: Unmade}, as JSON."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({name: asdict(why) for name, why in files.items()}, indent=1)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    with written_aside(path) as aside:
+        aside.write_text(text + "\n", encoding="utf-8")
 
 
 def read_unmade(path):

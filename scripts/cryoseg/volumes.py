@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 SLAB_BYTES = 32 * 2**20
 # What the system says of a disk, or of somebody's part of it, that is full.
 FULL = (errno.ENOSPC, errno.EDQUOT)
+ANGSTROM3_PER_NM3 = 1000
 # A disk with fewer bytes than these is full.
 LEAST_FREE = 2**16
 # Slabs are thinner than chunks: a layer of chunks that is kept is decompressed once, not for each.
@@ -89,7 +90,7 @@ def is_known_size(voxel_size):
 
 def voxel_nm3(voxel_size):
     """Volume of a voxel in nm^3 from its (z, y, x) in Angstrom; None where that is unknown."""
-    return math.prod(voxel_size) / 1000 if is_known_size(voxel_size) else None
+    return math.prod(voxel_size) / ANGSTROM3_PER_NM3 if is_known_size(voxel_size) else None
 
 
 def slabs(shape, voxel_bytes=4):
@@ -270,8 +271,9 @@ def _why_not_written(error, path, places, byte_count):
 def copied_near(path):
     """Yield a path to read a file in pieces from: a copy on the node's own disk, if asked for.
 
-    That is in the folder that CRYOSEG_SCRATCH names, as for ``written_aside``. Where it names none,
-    or has no room for the copy, which is said, the file itself is read. The copy goes at the end.
+    That is in the folder that CRYOSEG_SCRATCH names, as for ``written_aside``. Where it names none
+    the file itself is read; also, and that is said, where there is no room or it cannot be copied.
+    The copy goes at the end.
     """
     path = Path(path)
     folder = _scratch_folder()
@@ -284,9 +286,14 @@ def copied_near(path):
         return
     _remove_orphans(folder, path.name)
     copy = folder / f".{socket.gethostname()}-{os.getpid()}-{path.name}"
+    near = copy
     try:
-        shutil.copyfile(path, copy)
-        yield copy
+        try:
+            shutil.copyfile(path, copy)
+        except OSError as error:  # such as that other jobs have filled the disk meanwhile
+            logger.info("CRYOSEG_SCRATCH: %s is read where it lies, not copied: %s", path, error)
+            near = path
+        yield near
     finally:
         copy.unlink(missing_ok=True)
 
