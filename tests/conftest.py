@@ -13,6 +13,8 @@ hypothesis.settings.register_profile("cryoseg", deadline=None)
 hypothesis.settings.load_profile("cryoseg")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Groups of tests of minutes, the longest first, so that two workers end at about the same time.
+LONG = ("cluster", "test_workflow", "test_train_model", "test_check")
 # Appended, not inserted: Snakemake's scripts see installed packages first, then scripts/.
 sys.path.append(str(REPOSITORY / "scripts"))
 
@@ -59,8 +61,18 @@ def cluster():
         cluster.stop()
 
 
+def _rank(item):
+    """Where a test comes among those of two workers: what takes long begins early."""
+    group = item.get_closest_marker("xdist_group").args[0]
+    return LONG.index(group) if group in LONG else len(LONG)
+
+
 def pytest_collection_modifyitems(items):
-    """Skip what needs a GPU where there is none."""
+    """One worker for each file, one for the cluster; what needs a GPU is skipped without one."""
+    for item in items:
+        group = "cluster" if "cluster" in item.fixturenames else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_rank)
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
         import torch
