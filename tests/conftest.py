@@ -14,7 +14,7 @@ hypothesis.settings.load_profile("cryoseg")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Groups of tests of minutes, the longest first, so that two workers end at about the same time.
-LONG = ("cluster", "test_workflow", "test_train_model", "test_check")
+LONG = ("cluster", "test_check", "test_workflow", "test_train_model")
 # Appended, not inserted: Snakemake's scripts see installed packages first, then scripts/.
 sys.path.append(str(REPOSITORY / "scripts"))
 
@@ -67,6 +67,7 @@ def _rank(item):
     return LONG.index(group) if group in LONG else len(LONG)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items):
     """One worker for each file, one for the cluster; what needs a GPU is skipped without one."""
     for item in items:

@@ -260,10 +260,10 @@ def test_a_plan_for_5000_tomograms_takes_seconds_not_minutes(tmp_path):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         seconds.append(used)
-        if used < 60:
+        if used < 30:
             break
-    # 26 s on an idle machine with two cores; a busy or slower one gets twice the 30 s aimed at.
-    assert min(seconds) < 60
+    # 20 to 27 s on two cores with nothing else to do; beside other programs it takes longer.
+    assert min(seconds) < 50
 
 
 # A finished run

@@ -517,22 +517,21 @@ TARGETS = {
 }  # fmt: skip
 
 
-def campaign(target, examples, seed, folder):
-    """Try so many inputs of a target in a folder; returns {answer: how many}.
+def trial(target, folder, counts, **options):
+    """A hypothesis test that makes one input of a target in a folder and reads it.
 
-    Raises what a reader raised that was no InputError, with the smallest input that does so.
+    counts:  {read, refused, slowest}, counted further by it
+    options: of hypothesis.settings
     """
-    counts = {"read": 0, "refused": 0, "slowest": 0.0}
     settings = hypothesis.settings(
-        max_examples=examples,
         database=None,
         deadline=None,
         suppress_health_check=list(hypothesis.HealthCheck),
         report_multiple_bugs=True,
         print_blob=False,
+        **options,
     )
 
-    @hypothesis.seed(seed)
     @settings
     @hypothesis.given(target.contents)
     def try_one(content):
@@ -546,7 +545,21 @@ def campaign(target, examples, seed, folder):
         left = os.listdir(folder)
         assert not left, f"written outside: {left}"
 
-    try_one()
+    return try_one
+
+
+def nothing_yet():
+    """What trial counts, at its beginning."""
+    return {"read": 0, "refused": 0, "slowest": 0.0}
+
+
+def campaign(target, examples, seed, folder):
+    """Try so many inputs of a target in a folder; returns {answer: how many}.
+
+    Raises what a reader raised that was no InputError, with the smallest input that does so.
+    """
+    counts = nothing_yet()
+    hypothesis.seed(seed)(trial(target, folder, counts, max_examples=examples))()
     return counts
 
 
