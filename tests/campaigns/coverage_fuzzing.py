@@ -3,9 +3,10 @@
     pip install atheris==3.0.0
     PYTHONPATH=tests:scripts python tests/campaigns/coverage_fuzzing.py [--seconds 600] [--only mrc]
 
-The kinds of files are those of fuzzing.py. Bytes that reach a branch that none before reached are kept and changed further; hypothesis makes a
-file of them. Each kind of file runs in a process of its own, since atheris ends its process. A find
-is shown with its traceback, and its bytes are left as crash-... in the working folder.
+The kinds of files are those of fuzzing.py. Bytes that reach a branch that none before reached are
+kept and changed further; hypothesis makes a file of them. Each kind of file runs in a process of
+its own, since atheris ends its process. A find is shown with its traceback, and its bytes are left
+as crash-... in the working folder.
 """
 
 import argparse
