@@ -21,7 +21,7 @@ demo: setup
 	@echo "Look at:"; ls overview.html demo/predictions/*/pictures/*.png demo/models/*/pictures/*.png
 
 test: setup
-	.venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	.venv/bin/python -m pytest -n 2 --no-loadscope-reorder
 
 # So that `snakemake --profile slurm` works from anywhere. A link: edit profiles/slurm here.
 PROFILES = $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/snakemake

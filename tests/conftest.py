@@ -14,7 +14,10 @@ hypothesis.settings.load_profile("cryoseg")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Groups of tests of minutes, the longest first, so that two workers end at about the same time.
-LONG = ("cluster", "test_check", "test_workflow", "test_train_model")
+LONG = tuple(
+    f"tests/{name}"
+    for name in ("slurm", "test_check.py", "test_workflow.py", "test_training_workflow.py")
+)
 # Appended, not inserted: Snakemake's scripts see installed packages first, then scripts/.
 sys.path.append(str(REPOSITORY / "scripts"))
 
@@ -61,18 +64,35 @@ def cluster():
         cluster.stop()
 
 
+def _group(name):
+    """The tests that one worker runs one after another: those of a file, or all on the cluster.
+
+    name: of a test, as pytest says it
+    """
+    file = name.partition("::")[0]
+    return "tests/slurm" if file.startswith("tests/slurm/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Hand out whole groups. xdist's own (--dist loadgroup) does not group with this pytest."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return _group(nodeid)
+
+    return Groups(config, log)
+
+
 def _rank(item):
     """Where a test comes among those of two workers: what takes long begins early."""
-    group = item.get_closest_marker("xdist_group").args[0]
+    group = _group(item.nodeid)
     return LONG.index(group) if group in LONG else len(LONG)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items):
-    """One worker for each file, one for the cluster; what needs a GPU is skipped without one."""
-    for item in items:
-        group = "cluster" if "cluster" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    """What takes long comes first; what needs a GPU is skipped without one."""
     items.sort(key=_rank)
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:

@@ -20,6 +20,9 @@ MAPPED_BYTES, KEPT_BYTES = 4 * 2**20, 2**30
 SHARE_OF_GPU, SHARE_OF_HOST = 0.85, 0.75
 # Interpreter, libraries, weights and the tiles that are being read and written, in bytes.
 HOST_BASE = 2.0e9
+# What libraries still take of the free memory once they work (kernels for each shape, codecs). In a
+# control group of less than 0.3 GB, jobs were killed without it (tests/campaigns/pressure.py).
+HOST_RESERVE = 0.25e9
 
 
 def choose_device(wanted):
@@ -105,7 +108,7 @@ def tile_memory(device, memory_gb, job_memory_mb, attempt):
     else:
         # The first attempt's share: a retry is given more, and is to use less of it.
         granted = job_memory_mb * 1e6 / attempt - HOST_BASE
-        memory = min(granted, SHARE_OF_HOST * free_host_memory())
+        memory = min(granted, SHARE_OF_HOST * (free_host_memory() - HOST_RESERVE))
     if memory_gb != "auto":
         memory = min(memory, float(memory_gb) * 1e9)
     return int(max(memory, 0) / 2 ** (attempt - 1))

@@ -2,18 +2,22 @@
 
     PYTHONPATH=tests:scripts python tests/campaigns/pressure.py
 
-The limit is on the address space of the process (ulimit -v), above what it has when its libraries
-are loaded. Limited "late", the process is limited after it has chosen its tiles, so that it
-finds out by an allocation that fails. All threads allocate from one arena: each of its own takes
-128 MB of addresses, which hides what is measured.
+The limit is on the address space of the process (ulimit -v) or on the memory of a control group, as
+clusters and containers set one, above what there is when the libraries are loaded. Limited "late",
+the process is limited after it has chosen its tiles, so that it finds out by an allocation that
+fails; in a control group it is killed then, which is for the next try to mend.
+All threads allocate from one arena: each of its own takes 128 MB of addresses, which hides what is
+measured.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +38,15 @@ from cryoseg.errors import InputError
 from cryoseg.footprint import peak_bytes
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 folder, extra, late = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "late"
+group = sys.argv[5:]  # its files for what is used and what is granted
 torch.set_num_threads(1)
 # Libraries that are loaded at the first use, and the arenas of the threads that read and write.
 torch.nn.functional.conv3d(torch.ones(1, 1, 9, 9, 9), torch.ones(1, 1, 3, 3, 3))
 def limit(*given, **named):
-    if extra:
+    if extra and group:
+        used = int(open(group[0]).read())
+        open(group[1], "w").write(str(used + extra))
+    elif extra:
         used = psutil.Process().memory_info().vms
         resource.setrlimit(resource.RLIMIT_AS, (used + extra, resource.RLIM_INFINITY))
 choose = job.tile_memory
@@ -69,19 +77,61 @@ def prepare(folder):
     (folder / "model.json").write_text(json.dumps({"sha256": "of no importance here"}))
 
 
-def score(folder, megabytes, when="early", output="scores.h5"):
+# Of control groups, version 1 and 2: where they are, and the files for what is used and granted.
+GROUPS = (
+    (Path("/sys/fs/cgroup/memory"), "memory.usage_in_bytes", "memory.limit_in_bytes"),
+    (Path("/sys/fs/cgroup"), "memory.current", "memory.max"),
+)
+
+
+@contextmanager
+def memory_group():
+    """A new control group: its folder and its files for what is used and what is granted.
+
+    None where this user can make none.
+    """
+    for top, used, granted in GROUPS:
+        folder = top / f"cryoseg-{os.getpid()}"
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            if (folder / granted).exists():
+                yield folder, str(folder / used), str(folder / granted)
+                return
+        finally:
+            folder.rmdir()
+    yield None
+
+
+def score(folder, megabytes, when="early", output="scores.h5", group=None):
     """Score within so many megabytes more than the libraries take, 0 for no limit.
 
-    Returns {tiles, memory} or {error}, and what was logged.
+    group: a new control group to limit, as memory_group gives it; None for the address space
+    Returns {tiles, memory}, {error} or {killed}, and what was logged.
     """
+    join = None if group is None else (lambda: (group[0] / "cgroup.procs").write_text("0"))
     paths = [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests")]
     one_thread = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", ONE_CASE, folder, str(megabytes * 10**6), when, folder / output],
+        [
+            sys.executable,
+            "-c",
+            ONE_CASE,
+            folder,
+            str(megabytes * 10**6),
+            when,
+            folder / output,
+            *(group or ())[1:],
+        ],
         env=os.environ | {"PYTHONPATH": ":".join(paths)} | one_thread,
         capture_output=True,
         text=True,
+        preexec_fn=join,
     )
+    if run.returncode == -signal.SIGKILL:
+        return {"killed": "out of memory"}, run.stderr
     lines = run.stdout.splitlines()
     assert lines, run.stderr[-3000:]
     return json.loads(lines[-1]), run.stderr
@@ -93,11 +143,21 @@ def main():
         prepare(Path(folder))
         for when in ("early", "late"):
             for megabytes in (0, 900, 500, 350, 300, 200):
-                try:
-                    found, _ = score(Path(folder), megabytes, when)
-                except AssertionError as error:
-                    found = {"died": str(error)[-300:]}
-                print(f"{when:6} {megabytes:5} MB  {found}", flush=True)
+                show("ulimit", when, megabytes, folder, None)
+        for when in ("early", "late"):
+            for megabytes in (900, 500, 350, 300, 250, 200, 100, 50):
+                with memory_group() as group:
+                    if group:
+                        show("control group", when, megabytes, folder, group)
+
+
+def show(kind, when, megabytes, folder, group):
+    """Print what comes of one limit."""
+    try:
+        found, _ = score(Path(folder), megabytes, when, group=group)
+    except AssertionError as error:
+        found = {"died": str(error)[-300:]}
+    print(f"{kind:13} {when:6} {megabytes:5} MB  {found}", flush=True)
 
 
 if __name__ == "__main__":

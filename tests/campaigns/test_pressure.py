@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from cryoseg import host_memory
-from pressure import prepare, score
+from pressure import memory_group, prepare, score
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +17,14 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pressure")
     prepare(folder)
     return folder
+
+
+def _compare_scores(one, other):
+    """Fail unless two files hold the same scores, up to rounding."""
+    with h5py.File(one) as one, h5py.File(other) as other:
+        assert (one["winner"][:] == other["winner"][:]).mean() > 0.9999
+        steps = one["probability"][:].astype(int) - other["probability"][:]
+        assert np.abs(steps).max() <= 2  # of 65,535
 
 
 def _within_less(folder):
@@ -44,16 +52,27 @@ def test_an_allocation_that_fails_makes_tiles_smaller_and_the_scores_stay(folder
     pressed, said = _within_less(folder)
     assert free["tiles"] == 1 < pressed["tiles"]
     assert "going on with tiles of fewer than" in said
-    with h5py.File(folder / "free.h5") as one, h5py.File(folder / "pressed.h5") as other:
-        assert (one["winner"][:] == other["winner"][:]).mean() > 0.9999
-        steps = one["probability"][:].astype(int) - other["probability"][:]
-        assert np.abs(steps).max() <= 2  # of 65,535
+    _compare_scores(folder / "free.h5", folder / "pressed.h5")
+
+
+def test_what_a_control_group_grants_makes_tiles_smaller_or_is_too_little(folder):
+    score(folder, 0, output="free.h5")
+    for megabytes in (425, 225):
+        with memory_group() as group:
+            if group is None:
+                pytest.skip("this user can make no control group that limits memory")
+            found, _ = score(folder, megabytes, output="grouped.h5", group=group)
+        if megabytes == 425:
+            assert found.get("tiles", 0) > 1, found
+            _compare_scores(folder / "free.h5", folder / "grouped.h5")
+        else:
+            assert "needs 66 MB" in found["error"]
 
 
 def test_an_impossible_limit_is_an_error_that_says_how_much_is_needed(folder):
     found, _ = score(folder, 200, output="never.h5")
-    assert "out of memory with the smallest tile" in found["error"]
-    assert "GB beside the" in found["error"]
+    assert "the smallest tile that this network allows, " in found["error"]
+    assert "voxels, needs 66 MB" in found["error"]
     assert not (folder / "never.h5").exists()
     assert not list(folder.glob(".*"))
 
