@@ -61,6 +61,21 @@ def test_the_lock_of_a_run_that_lives_is_respected_and_that_of_a_dead_one_taken_
     assert not owners(note)
 
 
+def test_a_run_that_ends_leaves_the_lock_of_one_that_lives(tmp_path):
+    lab = fill(Lab(tmp_path / "lab"))
+    notes = lab.folder / ".snakemake" / "owners"
+    with (
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other,
+        noted(locked_by(lab, other.pid), notes),
+    ):
+        lab.run("scaled/TS_10.mrc")  # another target
+        assert "cannot be locked" in lab.run("scaled/TS_1.mrc", fails=True)
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        lab.run("scaled/TS_10.mrc")
+        lab.run("scaled/TS_1.mrc")
+
+
 def test_a_lock_without_a_note_and_one_of_jobs_elsewhere_are_left_to_people(tmp_path):
     lab = fill(Lab(tmp_path / "lab"))
     owner = locked_by(lab, psutil.Process().pid)
