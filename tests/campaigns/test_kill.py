@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -32,6 +33,19 @@ def test_a_file_that_is_cut_short_under_its_final_name_is_seen(tmp_path):
     (lab.folder / "table.json").write_text("{")
     watch.look()
     assert [line.split(":")[0] for line in watch.damaged] == ["table.json", f"{RAW}/TS_1.mrc"]
+
+
+def test_a_file_that_is_written_under_its_final_name_is_seen_however_short_that_takes(tmp_path):
+    with Watch(tmp_path) as watch:
+        (tmp_path / "scaled").mkdir()
+        time.sleep(0.2)
+        (tmp_path / "scaled" / ".aside").write_text("whole")
+        (tmp_path / "scaled" / ".aside").rename(tmp_path / "scaled" / "b.json")
+        (tmp_path / "scaled" / "a.json").write_text("{}")
+        (tmp_path / "scaled" / "a.json").unlink()
+    assert [line for line in watch.damaged if "in place" in line] == [
+        f"{tmp_path}/scaled/a.json: written in place"
+    ]
 
 
 def locked_by(lab, process):
