@@ -4,18 +4,21 @@ A job whose input is wrong is not tried again; steps that gather files of all to
 what could not be made; a lock that a killed run left is taken off; jobs at once fit into memory.
 """
 
+import os
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import snakemake.dag
 import snakemake.jobs
 import snakemake.persistence
+import snakemake.persistence.file
 from snakemake.logging import logger
 from snakemake.scheduling.job_scheduler import JobScheduler
 
 from cryoseg import plan, run_owners
 from cryoseg.failures import explain, names_input_error
 from cryoseg.host_memory import free_host_memory
+from cryoseg.joblog import not_to_outlive_this
 from cryoseg.unmade import Unmade, write_unmade
 
 
@@ -139,12 +142,13 @@ def take_off_dead_locks(workflow):
     def make_free(persistence):
         others = run_owners.owners()
         living = [each for each in others.values() if not each.is_dead]
-        if persistence.locked and others and not living:
-            logger.info("The lock that a killed run left is taken off.")
+        # Whose a lock is, it does not say: beside runs that live, those of dead ones stay.
+        if others and not living:
+            if persistence.locked:
+                logger.info("The lock that a killed run left is taken off.")
             for lock in Path(persistence.path, "locks").glob("*.lock"):
                 lock.unlink()
-        for note, each in others.items():
-            if each.is_dead:
+            for note in others:
                 note.unlink(missing_ok=True)
         for each in living if persistence.locked else ():
             logger.error(f"Another snakemake works in this folder: {each}.")
@@ -160,6 +164,20 @@ def take_off_dead_locks(workflow):
             yield
 
     snakemake.persistence.PersistenceBase.lock = lock
+
+
+def keep_locks_of_others():
+    """Let a run that ends take off its own lock only: Snakemake removes those of all runs."""
+    persistence = snakemake.persistence.file.FilePersistence
+    remove_all = persistence._delete_locks
+
+    def remove_own(self):
+        for lock in self._lockfile.values():
+            Path(lock).unlink(missing_ok=True)
+        self._lockfile.clear()
+
+    persistence._delete_locks = remove_own
+    persistence.cleanup_locks = remove_all  # snakemake --unlock
 
 
 def limit_memory(workflow):
@@ -183,4 +201,6 @@ heed_changes_behind_ancient_files()
 retry_what_may_succeed()
 gather_what_there_is()
 take_off_dead_locks(workflow)
+keep_locks_of_others()
+os.environ.update(not_to_outlive_this())
 limit_memory(workflow)

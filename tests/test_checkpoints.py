@@ -231,6 +231,20 @@ def claim_a_huge_memo(members):
     members[pickle_of(members)] = b"\x80\x02}r\xff\xff\xff\x2f."
 
 
+def hash_forever(members):
+    """A mapping whose key is 60 times a tuple of the one before, twice."""
+    members[pickle_of(members)] = b"\x80\x02})" + 60 * b"2\x86" + b"K\x01s."
+
+
+def hash_a_storage_forever(members):
+    members[pickle_of(members)] = b"\x80\x02X\x07\0\0\0storage)" + 60 * b"2\x86" + b"\x86Q."
+
+
+def hash_within_an_ordered_one(members):
+    key = b")" + 60 * b"2\x86"
+    members[pickle_of(members)] = b"\x80\x02ccollections\nOrderedDict\n](" + key + b"K\x01te\x85R."
+
+
 def swap_the_byte_order(members):
     claim_a_huge_tensor(members)
     members[next(name for name in members if name.endswith("byteorder"))] = b"big"
@@ -296,11 +310,24 @@ def test_weights_are_never_read_from_memory_that_is_not_theirs(tmp_path):
         (bomb, "is compressed, which PyTorch never does"),
         (overlapping, "its parts are said to have 10000400"),
         (lambda path: with_parts(path, claim_a_huge_memo), "was not written by PyTorch"),
+        (lambda path: with_parts(path, hash_forever), "cut off or damaged"),
+        (lambda path: with_parts(path, hash_a_storage_forever), "cut off or damaged"),
+        (lambda path: with_parts(path, hash_within_an_ordered_one), "cut off or damaged"),
         (lambda path: with_parts(path, build_forever), "of them for 10000000"),
         (lambda path: with_parts(path, huge_layers), "a network that cannot be"),
         (lambda path: with_parts(path, dict.clear), "not a checkpoint"),
     ],
-    ids=["bomb", "overlapping", "memo", "endless network", "huge layers", "no members"],
+    ids=[
+        "bomb",
+        "overlapping",
+        "memo",
+        "key",
+        "storage",
+        "ordered",
+        "endless network",
+        "huge layers",
+        "no members",
+    ],
 )
 def test_what_would_fill_memory_or_never_end_is_refused_at_once(make, says, tmp_path):
     path = make(tmp_path / "model.ckpt")

@@ -1,5 +1,7 @@
 """The log has it all, the terminal has the reason, and nothing else happens on failure."""
 
+import ast
+import json
 import logging
 import os
 import signal
@@ -94,6 +96,28 @@ def test_sigterm_removes_what_is_half_written(tmp_path):
     assert job.wait(timeout=30) == 128 + signal.SIGTERM
     assert [path.name for path in tmp_path.iterdir()] == ["a.log"]
     assert "terminated by signal 15" in (tmp_path / "a.log").read_text()
+
+
+@pytest.mark.parametrize("begin", ["log_to({log!r})", "logging_to_stderr()"])
+def test_a_job_ends_whose_run_was_gone_before_it_began(begin, tmp_path):
+    code = "from cryoseg import joblog; print(joblog.not_to_outlive_this())"
+    paths = {"PYTHONPATH": str(REPOSITORY / "scripts")}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | paths, capture_output=True, text=True
+    )
+    named = ast.literal_eval(run.stdout)
+    log = tmp_path / "a.log"
+    code = program(
+        f"from cryoseg.joblog import *\nwith {begin.format(log=str(log))}: time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | named) as job:
+        # With log_to SIGTERM is an exception, which ends the block in good order.
+        assert job.wait(timeout=30) in (128 + signal.SIGTERM, -signal.SIGTERM)
+
+
+def test_a_run_of_another_machine_is_not_looked_for_here(monkeypatch):
+    monkeypatch.setenv(joblog.RUN, json.dumps(["another pid:[1]", 1, 0.0]))
+    assert joblog._named_run() == (None, False)
 
 
 def test_progress_yields_every_item_once():

@@ -41,7 +41,7 @@ def file_names(folder):
 def files_and_others(folder, ending):
     """Names in a folder that end so: (those of files, {others: what is there instead}).
 
-    Others are folders, and links that lead to nothing. Hidden ones are left out.
+    Others are folders, pipes, devices, and links that lead to nothing. Hidden ones are left out.
     """
     files, others = [], {}
     with os.scandir(folder) as entries:
@@ -60,12 +60,17 @@ def files_and_others(folder, ending):
 def _instead_of_file(entry):
     """What an entry of a folder is that is no file, or None."""
     if not entry.is_symlink():
-        return "a folder, not a file" if entry.is_dir() else None
+        if entry.is_file():
+            return None
+        return "a folder, not a file" if entry.is_dir() else "a pipe or a device, not a file"
     try:
         mode = os.stat(entry.path).st_mode
     except OSError as error:
         return f"a link to {os.readlink(entry.path)}, where there is no file ({error.strerror})"
-    return "a link to a folder, not to a file" if stat.S_ISDIR(mode) else None
+    if stat.S_ISREG(mode):
+        return None
+    what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+    return f"a link to {what}, not to a file"
 
 
 def unreadable(folder):

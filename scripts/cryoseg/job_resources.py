@@ -4,6 +4,7 @@ Everything here is an estimate for a scheduler: it changes where and when a job 
 result. Memory is in MB of 10^6 bytes, time in minutes, and both grow with each attempt.
 """
 
+import os
 import struct
 from functools import cache
 from math import prod
@@ -135,6 +136,8 @@ def header_shape(path):
 
     Raises OSError where there is no such file, ValueError where it has no MRC header.
     """
+    if not os.path.isfile(path):  # to open a pipe would wait for who writes to it
+        raise FileNotFoundError(f"{path}: no file")
     with open(path, "rb") as file:
         header = file.read(16)
     for order in "<>" if len(header) == 16 else "":

@@ -1,9 +1,11 @@
 """What a job says: all of it into its log file, and why it failed to the terminal as well."""
 
 import faulthandler
+import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -24,6 +26,8 @@ SECONDS_BETWEEN_LINES = 10
 # How soon a job notices that the run it belongs to is gone.
 SECONDS_BETWEEN_LOOKS = 0.5
 SHELLS = ("sh", "bash", "dash", "zsh")
+# The variable that tells a process which other one it must not outlive.
+RUN = "CRYOSEG_RUN"
 
 # The stderr that the job was started with, while its own goes into the log file.
 _original_stderr = None
@@ -72,7 +76,7 @@ def logging_to_stderr():
 
     An InputError ends the process with one line, and with exit status 1.
     """
-    with _logging_into(sys.stderr):
+    with _logging_into(sys.stderr), _not_alone():
         try:
             yield
         except InputError as error:
@@ -145,8 +149,13 @@ def _sigterm_as_exit():
 
 @contextmanager
 def _not_alone():
-    """Send this process SIGTERM when the one that started it is gone, shells left out."""
-    watched = []
+    """Send this process SIGTERM when the one that started it is gone, shells left out.
+
+    That one may be gone already: libraries take seconds to load, and a process whose parent died
+    meanwhile has another one. So it is also told by its number, see ``not_to_outlive_this``.
+    """
+    run, lost = _named_run()
+    watched = [run] if run else []
     for parent in psutil.Process().parents():
         watched.append(parent)
         if parent.name() not in SHELLS:
@@ -155,7 +164,7 @@ def _not_alone():
 
     def watch():
         while not done.wait(SECONDS_BETWEEN_LOOKS):
-            if any(_is_gone(parent) for parent in watched):
+            if lost or any(_is_gone(parent) for parent in watched):
                 logger.error("the run that this job belongs to is gone")
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
@@ -165,6 +174,35 @@ def _not_alone():
         yield
     finally:
         done.set()
+
+
+def not_to_outlive_this():
+    """Variables of the environment for processes that must not outlive this one."""
+    own = psutil.Process()
+    return {RUN: json.dumps([_place(), own.pid, own.create_time()])}
+
+
+def _named_run():
+    """(the process that RUN names, whether it is gone); (None, False) where it is unknown here."""
+    try:
+        place, number, began = json.loads(os.environ[RUN])
+    except (KeyError, ValueError):
+        return None, False
+    if place != _place():  # of another machine, or from within a container
+        return None, False
+    try:
+        run = psutil.Process(number)
+        return run, abs(run.create_time() - began) > 1
+    except psutil.NoSuchProcess:
+        return None, True
+
+
+def _place():
+    """What process numbers count in."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux
+        return socket.gethostname()
 
 
 def _is_gone(process):

@@ -34,7 +34,8 @@ def write_predictions(path, labels, scores, attributes, internal=False):
     chunk = tuple(np.minimum(OPEN_CHUNK, labels.shape).tolist())
     gzip = {"chunks": chunk, "compression": "gzip", "compression_opts": GZIP_LEVEL}
     with h5py.File(path, "w") as file:
-        file.create_dataset("labels", data=labels, **gzip)
+        stored = file.create_dataset("labels", data=labels, **gzip)
+        stored.flush()  # closing it would not tell of a disk that is full
         for name in INTERNAL if internal else ():
             scores.copy(name, file)  # as the bytes are, still compressed
         for name in INHERITED:

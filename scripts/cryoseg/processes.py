@@ -9,7 +9,7 @@ import time
 import torch
 
 from cryoseg.errors import InputError
-from cryoseg.joblog import logger
+from cryoseg.joblog import logger, not_to_outlive_this
 
 # Seconds between two looks at the processes.
 PATIENCE = 0.2
@@ -83,6 +83,7 @@ def start_processes(command, per_node, nodes, threads=None, with_gpu=False):
               "WORLD_SIZE": str(per_node)}  # fmt: skip
     # Without Slurm's variables, or Lightning would look for tasks of srun.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    inherited |= not_to_outlive_this()
     _wait(
         [
             subprocess.Popen(command, env=inherited | shared | {"LOCAL_RANK": str(rank)})

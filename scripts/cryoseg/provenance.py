@@ -24,6 +24,10 @@ PACKAGES = ("numpy", "torch", "h5py", "mrcfile")
 HEADER_BYTES = 1024
 # Lines of text in an MRC header, beside cryoseg's own first one.
 MOST_LINES = 9
+CHANGED = (
+    ": the file was changed while it was read, and what was made of it does not count; give the "
+    "same command again, once nothing writes to it any more"
+)
 
 _readers = ThreadPoolExecutor(4, "sha256")
 _hashes = {}  # Futures by path, part, size and time of change
@@ -41,10 +45,10 @@ def begin_sha256(path, part="content"):
     A file is read once in a process, as long as its size and time of change stay as they are.
     Raises OSError where there is no such file.
     """
-    status = os.stat(path)
-    key = str(path), part, status.st_size, status.st_mtime_ns
+    stamp = _stamp_of(os.stat(path))
+    key = str(path), part, stamp
     if key not in _hashes:
-        _hashes[key] = _readers.submit(_read_sha256, str(path), part)
+        _hashes[key] = _readers.submit(_read_sha256, str(path), part, stamp)
     return _hashes[key]
 
 
@@ -53,11 +57,20 @@ def sha256(path, part="content"):
     return begin_sha256(path, part).result()
 
 
-def _read_sha256(path, part):
+def _read_sha256(path, part, stamp):
+    """The hash of the file that ``stamp`` is of; InputError where it is another one by now.
+
+    There may be a queue of files to be read, and who asked goes on meanwhile.
+    """
     with open(path, "rb") as file:
+        as_asked = _stamp_of(os.fstat(file.fileno())) == stamp
         if part == "header":
-            return hashlib.sha256(file.read(HEADER_BYTES)).hexdigest()
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            found = hashlib.sha256(file.read(HEADER_BYTES))
+        else:
+            found = hashlib.file_digest(file, "sha256")
+        if not as_asked or _stamp_of(os.fstat(file.fileno())) != stamp:
+            raise InputError(f"{path}{CHANGED}")
+    return found.hexdigest()
 
 
 def input_hashes(**paths):
@@ -141,11 +154,12 @@ def recorded(job, headers=(), unread=(), absent=()):
         for (_, path, part), future, stamp in zip(read, reading, before, strict=True):
             now = _stamp(path)
             if now != stamp and (now is None or future.result() != sha256(path, part)):
-                raise InputError(
-                    f"{path}: the file was changed while it was read, and what was made of it does "
-                    "not count; give the same command again, once nothing writes to it any more"
-                )
-    except BaseException:
+                raise InputError(f"{path}{CHANGED}")
+    except BaseException as error:
+        if CHANGED in str(error):
+            # Not left to Snakemake, which in a cluster job leaves what bears an output's name.
+            for output in _all(outputs):
+                Path(output).unlink(missing_ok=True)
         # A process ends when its threads do: it must not wait for what nobody will ask for.
         for future in reading:
             future.cancel()
@@ -178,6 +192,10 @@ def _stamp(path):
         status = os.stat(path)
     except FileNotFoundError:
         return None
+    return _stamp_of(status)
+
+
+def _stamp_of(status):
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -88,9 +88,15 @@ class ScoresWriter:
         for name, values in scores.items():
             if name.startswith("runner_up"):
                 for rank in np.flatnonzero(values.any(axis=(1, 2, 3))):
-                    self.file[name][(rank, *place)] = values[rank]
+                    self._store(name, (rank, *place), values[rank])
             else:
-                self.file[name][(..., *place)] = values
+                self._store(name, (..., *place), values)
+
+    def _store(self, name, place, values):
+        stored = self.file[name]
+        stored[place] = values
+        # What cannot be written when a dataset is closed, as on a full disk, is lost in silence.
+        stored.flush()
 
     def __enter__(self):
         return self

@@ -246,7 +246,7 @@ def _why_not_written(error, path, places, byte_count):
     free = shutil.disk_usage(folder).free if folder.is_dir() else 0
     # HDF5 tells the system's number within its message, PyTorch tells none at all.
     told = any(f"errno = {each}," in str(error) for each in FULL)
-    silent = isinstance(error, RuntimeError) and free < LEAST_FREE
+    silent = isinstance(error, RuntimeError) and folder.is_dir() and free < LEAST_FREE
     # What was written in vain is taken away.
     free += sum(512 * status.st_blocks for status in begun)
     if number in FULL or told or silent:
@@ -255,15 +255,17 @@ def _why_not_written(error, path, places, byte_count):
             f"{path}: no space is left in {folder}: {needed} are needed, {free} are free; make "
             "space, then give the same command again"
         )
-    if getattr(error, "filename", None) not in {str(each) for each in (*places, path, path.parent)}:
+    # HDF5 names the file within its message only, PyTorch neither the file nor the system's number.
+    ours = getattr(error, "filename", None) in {str(each) for each in (*places, path, path.parent)}
+    ours = ours or any(str(each) in str(error) for each in places)
+    refused = isinstance(error, RuntimeError) and not os.access(path.parent, os.W_OK | os.X_OK)
+    if not ours and not refused:
         return None
     if not path.parent.is_dir():
         return f"{path}: its folder is gone; bring it back, then give the same command again"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return (
-            f"{path}: cannot be written ({error.strerror}); see to it that you may write into "
-            f"{path.parent}"
-        )
+    if refused or number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        why = os.strerror(number or errno.EACCES)
+        return f"{path}: cannot be written ({why}); see to it that you may write into {path.parent}"
     return None
 
 

@@ -42,6 +42,34 @@ except InputError as error:
 """
 
 
+# Chunks that are written when a dataset is closed, which tells of no error.
+WRITE_SCORES = """
+import sys, numpy as np
+from cryoseg.errors import InputError
+from cryoseg.scores import ScoresWriter
+from cryoseg.volumes import written_aside
+shape, random = (64, 128, 128), np.random.default_rng(0)
+try:
+    with written_aside(sys.argv[1]) as aside, ScoresWriter(aside, shape, 5, {}) as writer:
+        for start in range(0, 64, 16):
+            some = {"probability": random.integers(0, 65535, (16, 128, 128)).astype(np.uint16)}
+            some["winner"] = random.integers(0, 5, (16, 128, 128)).astype(np.uint8)
+            writer.write(((start, start + 16), (0, 128), (0, 128)), some)
+except InputError as error:
+    print(error, flush=True)
+"""
+WRITE_AS = """
+import sys, h5py, torch
+from cryoseg.errors import InputError
+from cryoseg.volumes import written_aside
+try:
+    with written_aside(sys.argv[1]) as aside:
+        h5py.File(aside, "w").close() if "h5" in aside.suffix else torch.save(1, aside)
+except InputError as error:
+    print(error, flush=True)
+"""
+
+
 def run_python(code, path, *before):
     """Run code in a process; returns what it prints."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "scripts")}
@@ -95,6 +123,25 @@ def test_a_full_disk_is_known_from_what_hdf5_says(tmp_path):
         assert not list(disk.iterdir())
         enlarge(disk, 1000)
         assert run_python(WRITE_HDF5, disk / "file.h5") == ""
+
+
+@needs_root
+@pytest.mark.parametrize("kilobytes", [1200, 1800, 2500])
+def test_scores_that_a_full_disk_does_not_take_whole_get_no_name(kilobytes, tmp_path):
+    with small_disk(tmp_path / "disk", kilobytes) as disk:
+        assert "no space is left" in run_python(WRITE_SCORES, disk / "scores.h5")
+        assert not list(disk.iterdir())
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["file.h5", "file.ckpt"])
+def test_a_folder_that_may_not_be_written_is_named_whatever_is_written(name, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o555)
+    become = ("setpriv", "--reuid=4711", "--regid=100", "--clear-groups", *READ_ALL)
+    assert f"{folder}/{name}: cannot be written" in run_python(WRITE_AS, folder / name, *become)
+    gone = tmp_path / "gone" / name
+    assert f"{gone}: its folder is gone" in run_python(WRITE_AS, gone)
 
 
 @needs_root

@@ -1,10 +1,13 @@
 """The small form of fuzzing.py and names.py: some hundreds of inputs, and one plan of odd names."""
 
 import logging
+import os
 
 import pytest
 
 from cryoseg.errors import InputError
+from cryoseg.folders import files_and_others
+from cryoseg.job_resources import header_shape
 from fuzzing import ODD_NAMES, TARGETS, Hangs, answered, campaign
 from names import hostile_lab, outside
 from test_workflow import RAW
@@ -53,6 +56,19 @@ def test_tomograms_with_hostile_names_are_planned_and_scaled_and_nothing_runs_in
     made = {path.name.removesuffix(".mrc") for path in (lab.folder / "scaled").glob("*.mrc")}
     assert made == set(worst)
     assert not outside(lab)
+
+
+def test_a_pipe_that_is_called_like_a_tomogram_is_not_waited_for(tmp_path):
+    pipe = tmp_path / "TS_1.mrc"
+    os.mkfifo(pipe)
+    (tmp_path / "TS_2.mrc").symlink_to(pipe)
+    files, others = files_and_others(tmp_path, ".mrc")
+    assert not files
+    assert all("a pipe or a device" in what for what in others.values())
+    assert len(others) == 2
+    for path in others:
+        with pytest.raises(OSError, match="no file"):
+            header_shape.__wrapped__(tmp_path / path)
 
 
 @pytest.mark.parametrize(

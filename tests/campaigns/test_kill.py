@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -34,6 +35,19 @@ def test_a_file_that_is_cut_short_under_its_final_name_is_seen(tmp_path):
     assert [line.split(":")[0] for line in watch.damaged] == ["table.json", f"{RAW}/TS_1.mrc"]
 
 
+def test_a_file_that_is_written_under_its_final_name_is_seen_however_short_that_takes(tmp_path):
+    with Watch(tmp_path) as watch:
+        (tmp_path / "scaled").mkdir()
+        time.sleep(0.2)
+        (tmp_path / "scaled" / ".aside").write_text("whole")
+        (tmp_path / "scaled" / ".aside").rename(tmp_path / "scaled" / "b.json")
+        (tmp_path / "scaled" / "a.json").write_text("{}")
+        (tmp_path / "scaled" / "a.json").unlink()
+    assert [line for line in watch.damaged if "in place" in line] == [
+        f"{tmp_path}/scaled/a.json: written in place"
+    ]
+
+
 def locked_by(lab, process):
     """Lock a Lab as a run with the number of a process would, and note whose the lock is."""
     locks = lab.folder / ".snakemake" / "locks"
@@ -59,6 +73,21 @@ def test_the_lock_of_a_run_that_lives_is_respected_and_that_of_a_dead_one_taken_
             assert owner.is_dead
             assert "The lock that a killed run left is taken off." in lab.run("scaled/TS_1.mrc")
     assert not owners(note)
+
+
+def test_a_run_that_ends_leaves_the_lock_of_one_that_lives(tmp_path):
+    lab = fill(Lab(tmp_path / "lab"))
+    notes = lab.folder / ".snakemake" / "owners"
+    with (
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other,
+        noted(locked_by(lab, other.pid), notes),
+    ):
+        lab.run("scaled/TS_10.mrc")  # another target
+        assert "cannot be locked" in lab.run("scaled/TS_1.mrc", fails=True)
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        lab.run("scaled/TS_10.mrc")
+        lab.run("scaled/TS_1.mrc")
 
 
 def test_a_lock_without_a_note_and_one_of_jobs_elsewhere_are_left_to_people(tmp_path):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import REPOSITORY
+from cryoseg import provenance
 from cryoseg.errors import InputError
 from cryoseg.failures import Failure, explain
 from cryoseg.provenance import record_path, recorded
@@ -65,12 +67,33 @@ def test_a_tomogram_that_changes_while_it_is_read_makes_the_job_fail_with_its_na
     assert record_path(job.output["scaled"]).exists()
 
 
+def scale_while(job, happens):
+    with recorded(job):
+        first = open_volume(job.input["tomogram"])[0:1]
+        happens()
+        write_mrc(job.output["scaled"], first)
+
+
 def run_while(job, happens):
     with recorded(job):
         first = open_volume(job.input["tomogram"])[0:1]
         time.sleep(0.3)  # the hash of the content that was there is taken meanwhile
         happens()
         write_mrc(job.output["scaled"], first)
+
+
+def test_a_tomogram_that_changes_before_its_turn_to_be_hashed_is_noticed_and_leaves_no_output(
+    tmp_path,
+):
+    job, path = job_of(tmp_path), tmp_path / "TS_1.mrc"
+    volume_at(path, 1)
+    busy = threading.Event()
+    waiting = [provenance._readers.submit(busy.wait, 60) for _ in range(4)]
+    threading.Timer(0.5, busy.set).start()
+    with pytest.raises(InputError, match=r"TS_1.mrc: the file was changed"):
+        scale_while(job, lambda: replace(path))
+    assert all(each.result() for each in waiting)
+    assert not (tmp_path / "scaled.mrc").exists()
 
 
 def test_a_tomogram_that_is_only_touched_or_copied_anew_does_not(tmp_path):
