@@ -43,6 +43,18 @@ def test_failures_are_listed_with_reason_and_log(tmp_path):
     assert failure_lines([]) == []
 
 
+def test_an_array_that_does_not_fit_is_out_of_memory_and_a_crash_outweighs_what_was_ignored(log):
+    failure = Failure("score_voxels", "TS_1", str(log))
+    begin = "Traceback (most recent call last):\n  File\n"
+    log.write_text(f"{begin}numpy._core._exceptions._ArrayMemoryError: Unable to allocate 3 GiB\n")
+    assert explain(failure)[0] == "out of memory"
+    log.write_text(
+        f"Exception ignored in: x\n{begin}OSError: errno = 28\n"
+        "Fatal Python error: Segmentation fault\n\nExtension modules: numpy\n"
+    )
+    assert explain(failure) == ("error", "it crashed: Fatal Python error: Segmentation fault")
+
+
 @pytest.mark.parametrize(
     ("record", "kind", "sentence"),
     [

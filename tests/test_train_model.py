@@ -443,10 +443,12 @@ def test_killed_while_the_model_is_handed_over_nothing_is_lost(tmp_path, patches
     config = configuration(max_epochs=1)
     best = train(tmp_path, patches, config)
     content = best.read_bytes()
+    own = best.with_name("model_best-good.ckpt")
+    own.write_bytes(b"of the user, no model of this training")
     rng = np.random.default_rng(0)
     for _ in range(KILLS):
         best.unlink(missing_ok=True)
-        for kept in best.parent.glob("model_best-*"):  # as before the hand-over
+        for kept in best.parent.glob("model_best-2*"):  # as before the hand-over
             os.replace(kept, best.with_name("best_so_far.ckpt"))
         job = in_process(tmp_path, patches, config)
         while job.is_alive() and not list(best.parent.glob(".*")):
@@ -457,7 +459,8 @@ def test_killed_while_the_model_is_handed_over_nothing_is_lost(tmp_path, patches
         assert not best.exists() or best.read_bytes() == content
     train(tmp_path, patches, config)
     assert best.read_bytes() == content
-    assert [kept.read_bytes() for kept in best.parent.glob("model_best-*")] == [content]
+    assert [kept.read_bytes() for kept in best.parent.glob("model_best-2*")] == [content]
+    assert own.exists()
 
 
 def test_a_job_that_slurm_ends_saves_its_last_step(tmp_path, patches):

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY
+from cryoseg.provenance import read_record
 
 SHAPE = (24, 32, 40)
 ODD = "-o 'd\"d é [1] {1} $(touch pwned) *\n%s.mrc_13.28Apx"
@@ -450,6 +451,13 @@ def test_a_job_that_is_killed_is_tried_once_more_with_smaller_tiles(lab):
         shown, _ = run.communicate()
     assert run.returncode == 0, shown
     assert "Trying to restart job" in shown
+    tries = re.findall(r"rule semantic_score_voxels:\n(?: .*\n)*?.*mem_mb=(\d+)", shown)
+    assert len(tries) == 2, shown
+    assert int(tries[1]) == 2 * int(tries[0])
+    scores = lab.folder / "predictions/semantic/scores"
+    records = [read_record(scores / f"{name}_scores.h5") for name in ("TS_1", "TS_10")]
+    again, once = (record["measured"] for record in records)
+    assert again["tile_memory"] * 2 == pytest.approx(once["tile_memory"], rel=1e-6)
     assert lab.labels("semantic", "TS_1").shape == SHAPE
     assert lab.plan() == set()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoseg.slurm import JobRecord
+from cryoseg.volumes import written_aside
 
 COLUMNS = ("rule", "tomogram", "kind", "reason", "node", "log", "slurm_job", "slurm_log")
 # What Slurm's words for the end of a job mean here.
@@ -59,7 +60,7 @@ def failure_lines(failures):
 def write_failures(path, failures):
     """Write a table (tab-separated, with a heading) of what failed."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with written_aside(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(COLUMNS)
         for failure in sorted(failures, key=_order):
@@ -84,10 +85,11 @@ def explain(failure):
     errors = [line.removeprefix("error: ") for line in lines or () if line.startswith("error: ")]
     if errors:
         return "input error", errors[-1]
-    if any(line.startswith("Traceback (most recent call last)") for line in lines or ()):
-        return _of_exception(lines[-1]), lines[-1]
+    # Before tracebacks: at a full disk, libraries print some that they ignore, and then crash.
     if crashes := [line for line in lines or () if line.startswith("Fatal Python error: ")]:
         return "error", CRASHES.get(crashes[-1], f"it crashed: {crashes[-1]}")
+    if any(line.startswith("Traceback (most recent call last)") for line in lines or ()):
+        return _of_exception(lines[-1]), lines[-1]
     if record is not None and not record.number:
         return (
             "not submitted",
@@ -119,8 +121,8 @@ def _lines(log, since):
 
 
 def _of_exception(line):
-    name = line.partition(":")[0].rpartition(".")[2]
-    return "out of memory" if name in ("MemoryError", "OutOfMemoryError") else "error"
+    # MemoryError, torch.OutOfMemoryError, numpy's _ArrayMemoryError
+    return "out of memory" if line.partition(":")[0].endswith("MemoryError") else "error"
 
 
 def _asked(kind, record):

@@ -1,6 +1,7 @@
 """Whether a training goes on from an earlier one's last.ckpt, and what it leaves when it ends."""
 
 import os
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -132,7 +133,9 @@ def hand_over(folder, checkpoint):
     folder, checkpoint = Path(folder), Path(checkpoint)
     best = folder / "best_so_far.ckpt"
     if not best.exists():
-        kept = sorted(folder.glob(f"{checkpoint.stem}-*.ckpt"))
+        # Not what a user keeps there under another such name.
+        dated = re.compile(re.escape(checkpoint.stem) + r"-\d{8}-\d{6}-[0-9a-f]{8}\.ckpt")
+        kept = sorted(path for path in folder.iterdir() if dated.fullmatch(path.name))
         if not kept:
             raise InputError(
                 f"{folder}: the finished training's model is gone; remove last.ckpt there to train "
