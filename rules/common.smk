@@ -23,6 +23,7 @@ from cryoseg import plan
 from cryoseg.configuration import SECTIONS, check_syntax, read_configuration
 from cryoseg.errors import InputError
 from cryoseg.failures import Failure, failure_lines, write_failures
+from cryoseg.folders import check_own_folders
 from cryoseg.run_warnings import warning_lines
 from cryoseg.steps import Step, by_name
 from cryoseg.unmade import read_unmade
@@ -110,6 +111,8 @@ if not workflow.overwrite_configfiles and not config.keys() & set(SECTIONS):
 HERE = workflow.is_main_process
 # Files that gathering jobs go without, {path: Unmade}; known to this run when nothing else can run.
 LACKING = {} if HERE else read_unmade(plan.UNMADE)
+if HERE and not workflow.dryrun:
+    or_stop(check_own_folders)
 STAGES, NOTES = or_stop(read_configuration, config, workflow.configfiles, on_disk=HERE)
 CHECKS = plan.checks(STAGES)
 FILES = plan.targets(STAGES) if HERE else {}

@@ -28,7 +28,7 @@ class SharedLab(Lab):
             os.chown(path, 0, GROUP)
             path.chmod(0o2775 if path.is_dir() else 0o664)
 
-    def run_as(self, user, *arguments):
+    def run_as(self, user, *arguments, fails=False):
         """Run snakemake as somebody of the group, with umask 002; returns all that it prints."""
         become = ("setpriv", f"--reuid={user}", f"--regid={GROUP}", "--clear-groups", *READ_ALL)
         home = self.folder.parent / f"home_{user}"
@@ -42,7 +42,7 @@ class SharedLab(Lab):
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout + done.stderr
 
 

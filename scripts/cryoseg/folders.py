@@ -2,8 +2,12 @@
 
 import os
 import re
+import shutil
 import stat
 from difflib import get_close_matches
+from pathlib import Path
+
+from cryoseg.errors import InputError
 
 # Snakemake takes these for a variable or a wildcard where they stand in a path.
 VARIABLE = re.compile(r"<[a-z][a-z0-9_]*>")
@@ -11,6 +15,8 @@ WILDCARD = re.compile(r"\{\s*\w+\s*(,.*)?\}", re.DOTALL)
 # A file name has 255 bytes at most. Outputs are called NAME_distances.h5.json and the like, and
 # while they are written, the host and the process stand before that.
 LONGEST_NAME = 200
+# What a run keeps in its working folder, Snakemake's own first, and the least bytes for that.
+OWN_FOLDERS, LEAST_FREE = (".snakemake", "logs", "benchmarks"), 2**14
 
 
 def spelled(folder):
@@ -90,9 +96,33 @@ def unwritable(folder):
         folder = os.path.dirname(folder) or "."
     if not os.path.isdir(folder):
         return f"cannot be written: {folder} is no folder"
-    if not os.access(folder, os.W_OK | os.X_OK):
+    # The rights that count when a file is opened; those of who started the process may be others.
+    effective = os.access in os.supports_effective_ids
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
         return f"cannot be written: you may not write into {folder}"
     return None
+
+
+def check_own_folders(folder="."):
+    """Raise InputError where a run could not write what Snakemake keeps in its working folder.
+
+    Snakemake would end with a traceback, or go on and lose what it should remember.
+    """
+    folder = Path(folder).resolve()
+    places = [folder / name for name in OWN_FOLDERS]
+    places += [place for place in folder.glob(f"{OWN_FOLDERS[0]}/*") if place.is_dir()]
+    for place in places:
+        if why := unwritable(str(place)):
+            raise InputError(
+                f"{place}: {why}; let its owner give you the right to (chmod -R g+w, for a group "
+                "that you share), or work in a folder of your own"
+            )
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_FREE:
+        raise InputError(
+            f"{folder}: no space is left: a run keeps notes and logs there, {LEAST_FREE} bytes at "
+            f"least, and {free} are free; make space, then give the same command again"
+        )
 
 
 def unusable(name, *forbidden):

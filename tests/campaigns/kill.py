@@ -337,8 +337,8 @@ def count_files(folder):
     return len(watch.seen)
 
 
-def one_round(folder, seed, inputs, reference, targets=(), most=3):
-    """One round in a folder; returns what was struck, a list of (what, how). Raises FoundError.
+def one_round(folder, seed, inputs, reference, struck, targets=(), most=3):
+    """One round in a folder; adds what was struck to ``struck``, (what, how). Raises FoundError.
 
     inputs:    folder of a Lab in which nothing is done yet
     reference: the same, done undisturbed
@@ -351,7 +351,9 @@ def one_round(folder, seed, inputs, reference, targets=(), most=3):
         watch.look()
         files = count_files(reference)
         kills = chance.randint(1, most)
-        struck = [disturb(lab, watch, chance, files) for _ in range(kills)]
+        for _ in range(kills):
+            if hit := disturb(lab, watch, chance, files):
+                struck.append(hit)
         finish(lab)
     if watch.damaged:
         raise FoundError(f"not whole under a final name: {watch.damaged[:5]}")
@@ -361,7 +363,6 @@ def one_round(folder, seed, inputs, reference, targets=(), most=3):
         raise FoundError(f"left over: {left[:5]}")
     if not targets and (shown := lab.plan()):
         raise FoundError(f"there is still something to do: {shown}")
-    return [each for each in struck if each]
 
 
 def copied(source, target):
@@ -385,16 +386,17 @@ def campaign(rounds, seed, targets=(), most=3, keep=False):
         print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
         for number in range(seed, seed + rounds):
             folder, started = Path(top, str(number)), time.monotonic()
+            hits, outcome = [], ""
             try:
-                hits = one_round(folder, number, inputs, reference.folder, targets, most)
-                struck += hits
-                outcome = "; ".join(f"{what} {way}" for what, way in hits) or "nothing was hit"
+                one_round(folder, number, inputs, reference.folder, hits, targets, most)
             except FoundError as error:
                 finds.append(f"round {number}: {error}")
-                outcome = f"FOUND: {error}"
+                outcome = f"; FOUND: {error}"
                 if keep:
                     copied(folder, Path(tempfile.mkdtemp(prefix="kill_"), str(number)))
-            print(f"{number:5} {time.monotonic() - started:5.0f} s  {outcome}", flush=True)
+            struck += hits
+            hits = "; ".join(f"{what} {way}" for what, way in hits) or "nothing was hit"
+            print(f"{number:5} {time.monotonic() - started:5.0f} s  {hits}{outcome}", flush=True)
             shutil.rmtree(folder)
     return struck, finds
 

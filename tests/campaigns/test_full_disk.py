@@ -1,5 +1,6 @@
 """A disk that is full, a folder that may not be written or is gone: said, and nothing is lost."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from conftest import REPOSITORY
 from cryoseg.errors import InputError
 from cryoseg.volumes import write_mrc, written_aside
 from full_disk import REASON, enlarge, small_disk
-from test_shared_folders import READ_ALL
+from test_shared_folders import ANNA, READ_ALL, SharedLab
 from test_workflow import NAMES, Lab, fill
 
 needs_root = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -164,6 +165,36 @@ def test_a_run_whose_whole_folder_is_full_goes_on_after_space_is_made(tmp_path):
         for name in NAMES:
             made = [each.folder / "scaled" / f"{name}.mrc" for each in (lab, undisturbed)]
             assert made[0].read_bytes() == made[1].read_bytes()
+
+
+@needs_root
+@pytest.mark.parametrize("used", [False, True])
+def test_a_run_in_a_folder_without_a_free_byte_says_so_before_anything_else(used, tmp_path):
+    with small_disk(tmp_path / "disk", 5000) as disk:
+        lab = fill(Lab(disk / "lab"))
+        if used:
+            lab.run("--", f"scaled/{NAMES[0]}.mrc")
+        with contextlib.suppress(OSError), open(disk / "filler", "wb") as filler:
+            while True:
+                filler.write(bytes(512))
+        shown = lab.run("--", "scale", fails=True)
+        assert f"{lab.folder}: no space is left" in shown
+        assert "make space, then give the same command again" in shown
+        assert "InputError" not in shown
+        (disk / "filler").unlink()
+        lab.run("--", "scale")
+
+
+@needs_root
+@pytest.mark.parametrize("own", [".snakemake", "logs"])
+def test_a_run_in_a_folder_with_notes_of_somebody_else_says_whose_right_it_needs(own, tmp_path):
+    lab = fill(SharedLab(tmp_path / "lab"))
+    lab.share()
+    (lab.folder / own).mkdir(mode=0o755)
+    shown = lab.run_as(ANNA, "--", "scale", fails=True)
+    assert f"{own}: cannot be written: you may not write into" in shown
+    assert "chmod -R g+w" in shown
+    assert "Traceback" not in shown
 
 
 @needs_root
