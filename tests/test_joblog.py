@@ -1,7 +1,6 @@
 """The log has it all, the terminal has the reason, and nothing else happens on failure."""
 
 import ast
-import json
 import logging
 import os
 import signal
@@ -115,8 +114,9 @@ def test_a_job_ends_whose_run_was_gone_before_it_began(begin, tmp_path):
         assert job.wait(timeout=30) in (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
-def test_a_run_of_another_machine_is_not_looked_for_here(monkeypatch):
-    monkeypatch.setenv(joblog.RUN, json.dumps(["another pid:[1]", 1, 0.0]))
+@pytest.mark.parametrize("named", ['["another pid:[1]", 1, 0.0]', "5", "[]", "yes"])
+def test_a_run_of_another_machine_is_not_looked_for_here(named, monkeypatch):
+    monkeypatch.setenv(joblog.RUN, named)
     assert joblog._named_run() == (None, False)
 
 

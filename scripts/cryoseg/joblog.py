@@ -186,7 +186,7 @@ def _named_run():
     """(the process that RUN names, whether it is gone); (None, False) where it is unknown here."""
     try:
         place, number, began = json.loads(os.environ[RUN])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError):  # not set, or by nobody of ours
         return None, False
     if place != _place():  # of another machine, or from within a container
         return None, False
