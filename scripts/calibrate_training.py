@@ -10,7 +10,7 @@ from cryoseg.devices import (
     choose_dtype,
     device_name,
     keep_freed_memory,
-    keep_single_precision,
+    keep_precision,
 )
 from cryoseg.fine_tuning import starting_network
 from cryoseg.joblog import log_to, logger
@@ -27,7 +27,7 @@ def calibrate_training(calibration, pretrained=None, *, settings, device="auto",
     settings:   {config: training configuration}
     """
     begun = time.monotonic()
-    keep_single_precision()
+    keep_precision()
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)

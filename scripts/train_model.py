@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from cryoseg.checkpoints import checkpoint_sha256
-from cryoseg.devices import choose_device, choose_dtype, keep_freed_memory, keep_single_precision
+from cryoseg.devices import choose_device, choose_dtype, keep_freed_memory, keep_precision
 from cryoseg.fine_tuning import load_weights, starting_network
 from cryoseg.joblog import log_to, logger, logging_to_stderr
 from cryoseg.patches import PatchFile
@@ -56,7 +56,7 @@ def train_model(
     continue_training: go on from last.ckpt also where it is of other settings or patches
     The other arguments change where and how fast it goes.
     """
-    keep_single_precision()
+    keep_precision()
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -140,7 +140,7 @@ def train_process(
     The arguments are those of train_model, once they have been checked; ``last`` and ``weights``
     as in resuming.Start, ``devices`` those of each node.
     """
-    keep_single_precision()
+    keep_precision()
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)

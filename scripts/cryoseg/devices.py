@@ -20,6 +20,11 @@ MAPPED_BYTES, KEPT_BYTES = 4 * 2**20, 2**30
 SHARE_OF_GPU, SHARE_OF_HOST = 0.85, 0.75
 # Interpreter, libraries, weights and the tiles that are being read and written, in bytes.
 HOST_BASE = 2.0e9
+# What PyTorch leaves to MKL on CPUs that have it (ATen/cpu/vml.h).
+MKL_FUNCTIONS = (
+    torch.acos, torch.asin, torch.atan, torch.cos, torch.erf, torch.erfc, torch.erfinv, torch.exp,
+    torch.log, torch.log10, torch.log2, torch.sin, torch.sqrt, torch.tan, torch.tanh, torch.trunc,
+)  # fmt: skip
 # What libraries still take of the free memory once they work (kernels for each shape, codecs). In a
 # control group of less than 0.3 GB, jobs were killed without it (tests/campaigns/pressure.py).
 HOST_RESERVE = 0.25e9
@@ -65,16 +70,16 @@ def choose_dtype(precision, device):
 def prepare_arithmetic():
     """Set what PyTorch leaves to its users; to be called before the first large tensor is made.
 
-    Single-precision products stay in single precision: no TensorFloat-32 on GPUs. On the CPU
-    activations are made and freed by the gigabyte. They come in pages of 2 MB, since mapping them
-    in pages of 4 kB took a quarter of the processor time, and go back to the system when they are
-    freed: kept by the allocator, they made the process a fifth larger after some tiles.
+    On the CPU activations are made and freed by the gigabyte. They come in pages of 2 MB, since
+    mapping them in pages of 4 kB took a quarter of the processor time, and go back to the system
+    when they are freed: kept by the allocator, they made the process a fifth larger after some
+    tiles. Precision is kept, see keep_precision.
     """
     allocator = ctypes.CDLL(None)
     if hasattr(allocator, "mallopt"):  # the GNU C library
         allocator.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch reads it at its first allocation
-    keep_single_precision()
+    keep_precision()
 
 
 def keep_freed_memory():
@@ -89,10 +94,18 @@ def keep_freed_memory():
         allocator.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def keep_single_precision():
-    """Compute products of float32 in float32: no TensorFloat-32 on GPUs."""
+def keep_precision():
+    """Compute float32 as precisely as its type allows; to be called before other threads compute.
+
+    No TensorFloat-32 on GPUs. On a CPU, each function of MKL_FUNCTIONS is called once by this
+    thread alone: where several threads make MKL's first call of one at once, it may give some of
+    them a kernel for AVX2 with errors of 2.4e-4 (PyTorch's issue 188792, with MKL before 2025.0).
+    """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    for dtype in (torch.float32, torch.float64):
+        for function in MKL_FUNCTIONS:
+            function(torch.ones(1, dtype=dtype))
 
 
 def tile_memory(device, memory_gb, job_memory_mb, attempt):
