@@ -28,12 +28,10 @@ from pathlib import Path
 import h5py
 import hdf5plugin  # noqa: F401  (the codecs of scores and patches)
 import mrcfile
-import numpy as np
 import psutil
 
 from conftest import REPOSITORY
-from cryoseg.checkpoints import read_checkpoint
-from cryoseg.volumes import open_volume
+from same_outputs import MODEL, differences, same_weights
 from test_training_workflow import TrainingLab, training
 from test_workflow import RAW, stage_file
 
@@ -51,13 +49,8 @@ LONGEST_RUN = 900
 MOST_PATIENCE = 2
 # What may change while it is looked at, or is written by Snakemake itself.
 NOT_OURS = (".snakemake", "logs", "benchmarks", "tensorboard")
-# Bytes of these must be those of the undisturbed run; the rest follows from the trained model.
-SAME_BYTES = (
-    "scaled/*.mrc", "labels/kept/*.mrc", "work/distances/*.h5", "patches/*.h5",
-    "predictions/lamella/*_preds.h5", "predictions/lamella/scores/*_scores.h5", "checks/*/*.json",
-)  # fmt: skip
-MODEL = "runs/semantic/model/model_best.ckpt"
-WEIGHTS_ALIKE, LABELS_ALIKE = 1e-4, 0.999
+# All that can be made, drawn and evaluated.
+WHOLE = ("all", "evaluate", "overview")
 
 
 class FoundError(AssertionError):
@@ -79,7 +72,9 @@ def fill(folder):
     settings = training()["hyper_parameters"] | few
     lab.write_yaml("config/train.yaml", training(hyper_parameters=settings))
     lab.write_stage("lamella")
-    lab.write_yaml("config/semantic.yaml", stage_file("semantic", trained_model=MODEL))
+    stage = stage_file("semantic", trained_model=MODEL)
+    evaluation = {"evaluate": {"labels_folder": "labels/truth"}}
+    lab.write_yaml("config/semantic.yaml", stage | evaluation)
     shutil.copy(REPOSITORY / "tests" / "data" / "lamella.ckpt", lab.folder / "lamella.ckpt")
     for seed, name in enumerate(NAMES):
         lab.write_labels(name, seed)
@@ -87,9 +82,9 @@ def fill(folder):
 
 
 class KilledLab(TrainingLab):
-    """A Lab whose command has targets; none for all."""
+    """A Lab whose command has targets."""
 
-    def __init__(self, folder, targets=()):
+    def __init__(self, folder, targets=WHOLE):
         super().__init__(folder)
         self.targets = targets
 
@@ -176,39 +171,42 @@ class Watch:
                     self._open_if_new(Path(folder, name))
 
     def _open_if_new(self, path):
-        try:
-            status = path.stat()
-            key = status.st_ino, status.st_size, status.st_mtime_ns
-            if self.seen.get(path) == key:
+        with contextlib.suppress(FileNotFoundError):  # snakemake takes old outputs away
+            if self.seen.get(path) == _version(path.stat()):
                 return
-            self.seen[path] = key
-            open_whole(path)
-        except FileNotFoundError:  # snakemake takes old outputs away
-            return
+            with open(path, "rb") as file:
+                self.seen[path] = _version(os.fstat(file.fileno()))
+                # The very file, whatever has its name by now.
+                self._open(path, Path(f"/proc/self/fd/{file.fileno()}"))
+
+    def _open(self, path, file):
+        try:
+            open_whole(file, path.suffix)
         except Exception as error:
-            if path.exists() and path.stat().st_ino == status.st_ino:
-                self.damaged.append(f"{path.relative_to(self.folder)}: {error!r}")
+            self.damaged.append(f"{path.relative_to(self.folder)}: {error!r}")
 
 
-def open_whole(path):
-    """Read a file to its end; an exception if it is not whole."""
-    if path.suffix == ".mrc":
-        with contextlib.suppress(FileNotFoundError):
-            volume = open_volume(path) if path.exists() else None
-            return volume and volume[:]
-    elif path.suffix == ".h5":
+def _version(status):
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def open_whole(path, kind):
+    """Read a file to its end; an exception if it is not whole. kind: the ending of its name."""
+    if kind == ".mrc":
+        with mrcfile.open(path) as mrc:
+            assert mrc.data.size
+    elif kind == ".h5":
         with h5py.File(path, "r", locking=False) as file:
             file.visititems(lambda _, item: item[...] if isinstance(item, h5py.Dataset) else None)
-    elif path.suffix == ".ckpt":
+    elif kind == ".ckpt":
         with zipfile.ZipFile(path) as archive:
             assert archive.testzip() is None
-    elif path.suffix == ".json":
+    elif kind == ".json":
         json.loads(path.read_text())
-    elif path.suffix == ".png":
+    elif kind == ".png":
         assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
-    elif path.suffix in (".csv", ".tsv", ".yaml"):
+    elif kind in (".csv", ".tsv", ".yaml"):
         assert path.read_bytes().endswith(b"\n")
-    return None
 
 
 def start(lab):
@@ -294,34 +292,6 @@ def disturb(lab, watch, chance, files):
     return struck
 
 
-def differences(lab, reference):
-    """What differs between a finished Lab and the undisturbed one."""
-    for pattern in SAME_BYTES:
-        for path in sorted(reference.glob(pattern)):
-            name = path.relative_to(reference)
-            there = lab.folder / name
-            if not there.exists() or there.read_bytes() != path.read_bytes():
-                yield str(name)
-    if not lab.targets:
-        yield from _differing_predictions(lab.folder, reference)
-
-
-def _differing_predictions(folder, reference):
-    """What follows from the trained model, which is the same but for rounding."""
-    weights, expected = (read_checkpoint(top / MODEL)[0] for top in (folder, reference))
-    for name, values in expected.items():
-        if not np.allclose(weights[name], values, rtol=WEIGHTS_ALIKE, atol=WEIGHTS_ALIKE):
-            yield f"{MODEL}: {name}"
-    for name in NAMES:
-        place = f"predictions/semantic/{name}_preds.h5"
-        labels, wanted = (h5py.File(top / place)["labels"][:] for top in (folder, reference))
-        if (labels == wanted).mean() < LABELS_ALIKE:
-            yield place
-        with mrcfile.open(folder / place.replace(".h5", ".mrc")) as mrc:
-            if (mrc.data != labels).any():
-                yield place.replace(".h5", ".mrc")
-
-
 def left_over(lab):
     """Files that were written aside and never got their names, and locks."""
     hidden = [path for path in lab.folder.rglob(".*-*") if path.is_file()]
@@ -337,7 +307,7 @@ def count_files(folder):
     return len(watch.seen)
 
 
-def one_round(folder, seed, inputs, reference, struck, targets=(), most=3):
+def one_round(folder, seed, inputs, reference, struck, targets=WHOLE, most=3):
     """One round in a folder; adds what was struck to ``struck``, (what, how). Raises FoundError.
 
     inputs:    folder of a Lab in which nothing is done yet
@@ -357,11 +327,11 @@ def one_round(folder, seed, inputs, reference, struck, targets=(), most=3):
         finish(lab)
     if watch.damaged:
         raise FoundError(f"not whole under a final name: {watch.damaged[:5]}")
-    if differing := list(differences(lab, reference)):
+    if differing := list(differences(lab.folder, reference)):
         raise FoundError(f"not as without a kill: {differing[:9]}")
     if left := left_over(lab):
         raise FoundError(f"left over: {left[:5]}")
-    if not targets and (shown := lab.plan()):
+    if shown := lab.plan(*targets):
         raise FoundError(f"there is still something to do: {shown}")
 
 
@@ -371,10 +341,10 @@ def copied(source, target):
     return target
 
 
-def campaign(rounds, seed, targets=(), most=3, keep=False):
+def campaign(rounds, seed, targets=WHOLE, most=3, keep=False):
     """Rounds of kills, numbered from ``seed``; returns (struck, finds).
 
-    targets: of the command; none for all
+    targets: of the command
     most:    kills in a round
     """
     struck, finds = [], []
@@ -395,6 +365,10 @@ def campaign(rounds, seed, targets=(), most=3, keep=False):
                 if keep:
                     copied(folder, Path(tempfile.mkdtemp(prefix="kill_"), str(number)))
             struck += hits
+            if (folder / "lab" / MODEL).exists() and not same_weights(
+                folder / "lab", reference.folder
+            ):
+                outcome += " (a model of other rounding)"
             hits = "; ".join(f"{what} {way}" for what, way in hits) or "nothing was hit"
             print(f"{number:5} {time.monotonic() - started:5.0f} s  {hits}{outcome}", flush=True)
             shutil.rmtree(folder)

@@ -5,11 +5,15 @@ import subprocess
 import sys
 import time
 
+import h5py
+import numpy as np
 import psutil
 import pytest
 
 from cryoseg.run_owners import noted, owners, this_run
+from cryoseg.volumes import write_mrc
 from kill import Watch, campaign
+from same_outputs import differences
 from test_workflow import RAW, Lab, fill
 
 TARGETS = ("scaled/TS_1.mrc", "scaled/TS_10.mrc")
@@ -20,6 +24,39 @@ def test_whatever_is_killed_the_same_command_again_gives_the_same_files():
     struck, finds = campaign(rounds=10, seed=1, targets=TARGETS, most=1)
     assert not finds
     assert len(struck) >= 4
+
+
+@pytest.mark.slow
+def test_the_whole_workflow_survives_kills_as_well():
+    """Training, prediction by two stages, pictures, evaluation, overview."""
+    struck, finds = campaign(rounds=2, seed=5002, most=2)
+    assert not finds
+    assert struck
+
+
+def test_what_differs_from_an_undisturbed_run_is_seen(tmp_path):
+    for folder in ("one", "other"):
+        (tmp_path / folder / "scaled").mkdir(parents=True)
+        (tmp_path / folder / "predictions" / "semantic").mkdir(parents=True)
+        write_mrc(
+            tmp_path / folder / "scaled" / "TS.mrc", np.zeros((4, 4, 4), np.uint8), voxel_size=10.0
+        )
+        with h5py.File(tmp_path / folder / "predictions/semantic/TS_preds.h5", "w") as file:
+            file["labels"] = np.zeros((4, 4, 4))
+            file.attrs["checkpoint_sha256"] = {"one": 64 * "a", "other": 64 * "b"}[folder]
+        (tmp_path / folder / "overview.tsv").write_text(f"tomogram\tscoring, s\nTS\t{folder}\n")
+    assert not list(differences(tmp_path / "other", tmp_path / "one"))
+    with h5py.File(tmp_path / "other/predictions/semantic/TS_preds.h5", "a") as file:
+        file["labels"][0, 0, 0] = 1
+    (tmp_path / "other/overview.tsv").write_text("tomogram\tscoring, s\nTS_2\tother\n")
+    (tmp_path / "other/scaled/TS.mrc").unlink()
+    (tmp_path / "other/scaled/TS_2.mrc").write_bytes(b"")
+    assert list(differences(tmp_path / "other", tmp_path / "one")) == [
+        "scaled/TS.mrc is missing",
+        "scaled/TS_2.mrc is left",
+        "overview.tsv differs",
+        "predictions/semantic/TS_preds.h5 differs",
+    ]
 
 
 def test_a_file_that_is_cut_short_under_its_final_name_is_seen(tmp_path):
