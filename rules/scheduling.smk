@@ -6,6 +6,7 @@ what could not be made; a lock that a killed run left is taken off; jobs at once
 
 import os
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import snakemake.dag
@@ -140,16 +141,19 @@ def take_off_dead_locks(workflow):
     hold = snakemake.persistence.PersistenceBase.lock
 
     def make_free(persistence):
-        others = run_owners.owners()
-        living = [each for each in others.values() if not each.is_dead]
-        # Whose a lock is, it does not say: beside runs that live, those of dead ones stay.
-        if others and not living:
-            if persistence.locked:
-                logger.info("The lock that a killed run left is taken off.")
-            for lock in Path(persistence.path, "locks").glob("*.lock"):
-                lock.unlink()
-            for note in others:
-                note.unlink(missing_ok=True)
+        others, locks = run_owners.owners(), Path(persistence.path, "locks")
+        dead = {note: each for note, each in others.items() if each.is_dead}
+        living = [each for each in others.values() if each not in dead.values()]
+        abandoned = {name for each in dead.values() for name in each.locks}
+        # Of one that was killed before it could say which they are, only where nobody else is.
+        all_are = dead and not living
+        stale = [lock for lock in locks.glob("*.lock") if all_are or lock.name in abandoned]
+        if stale and persistence.locked:
+            logger.info("The lock that a killed run left is taken off.")
+        for lock in stale:
+            lock.unlink()
+        for note in dead:
+            note.unlink(missing_ok=True)
         for each in living if persistence.locked else ():
             logger.error(f"Another snakemake works in this folder: {each}.")
 
@@ -161,6 +165,8 @@ def take_off_dead_locks(workflow):
                 make_free(persistence)
                 at_the_end.enter_context(run_owners.noted(own))
                 at_the_end.enter_context(hold(persistence))
+                locks = tuple(Path(lock).name for lock in persistence._lockfile.values())
+                run_owners.write_note(replace(own, locks=locks))
             yield
 
     snakemake.persistence.PersistenceBase.lock = lock

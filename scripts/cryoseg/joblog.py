@@ -198,11 +198,15 @@ def _named_run():
 
 
 def _place():
-    """What process numbers count in."""
+    return f"{socket.gethostname()} {process_namespace()}"
+
+
+def process_namespace():
+    """What process numbers count in, on this machine: a container has its own."""
     try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+        return os.readlink("/proc/self/ns/pid")
     except OSError:  # no Linux
-        return socket.gethostname()
+        return ""
 
 
 def _is_gone(process):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from cryoseg.joblog import process_namespace
 from cryoseg.volumes import written_aside
 
 FOLDER = Path(".snakemake/owners")
@@ -27,6 +28,7 @@ class Owner:
     process, began: its number and when it was started, in seconds since 1970
     host:           the machine; namespace: what process numbers count in, there
     elsewhere:      whether its jobs run on other machines, where they outlive it
+    locks:          names of the files that are its lock, once it holds that
     """
 
     process: int
@@ -34,6 +36,7 @@ class Owner:
     host: str
     namespace: str
     elsewhere: bool
+    locks: tuple[str, ...] = ()
 
     def __str__(self):
         """As messages tell of it."""
@@ -43,7 +46,10 @@ class Owner:
     @property
     def is_dead(self):
         """Whether nothing of the run can be left; False where that cannot be known from here."""
-        if self.elsewhere or (self.host, self.namespace) != (socket.gethostname(), _namespace()):
+        if self.elsewhere or (self.host, self.namespace) != (
+            socket.gethostname(),
+            process_namespace(),
+        ):
             return False
         try:
             process = psutil.Process(self.process)
@@ -54,39 +60,39 @@ class Owner:
         return another_has_its_number or status == psutil.STATUS_ZOMBIE
 
 
-def _namespace():
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:  # no Linux
-        return ""
-
-
 def this_run(elsewhere):
     """The Owner that this process is."""
     process = psutil.Process()
     host = socket.gethostname()
-    return Owner(process.pid, process.create_time(), host, _namespace(), elsewhere)
+    return Owner(process.pid, process.create_time(), host, process_namespace(), elsewhere)
 
 
 @contextlib.contextmanager
 def noted(owner, folder=FOLDER):
     """Leave a note of the owner within the block."""
-    note = Path(folder) / f"{owner.host}-{owner.process}.json"
-    note.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(note) as aside:
-        aside.write_text(json.dumps(asdict(owner)))
+    note = write_note(owner, folder)
     try:
         yield
     finally:
         note.unlink(missing_ok=True)
 
 
+def write_note(owner, folder=FOLDER):
+    """Write, or write anew, the note of an owner; returns its path."""
+    note = Path(folder) / f"{owner.host}-{owner.process}.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(note) as aside:
+        aside.write_text(json.dumps(asdict(owner)))
+    return note
+
+
 def owners(folder=FOLDER):
     """{note: Owner} of all runs that left one; what is no note stands for nobody."""
     found = {}
     for note in Path(folder).glob("[!.]*.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            found[note] = Owner(**json.loads(note.read_text()))
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            values = json.loads(note.read_text())
+            found[note] = Owner(**values | {"locks": tuple(values["locks"])})
     return found
 
 

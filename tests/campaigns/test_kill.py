@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import psutil
 import pytest
 
-from cryoseg.run_owners import noted, owners, this_run
+from cryoseg.run_owners import noted, owners, this_run, write_note
 from cryoseg.volumes import write_mrc
 from kill import Watch, campaign
 from same_outputs import differences
@@ -125,6 +126,22 @@ def test_a_run_that_ends_leaves_the_lock_of_one_that_lives(tmp_path):
         other.wait()
         lab.run("scaled/TS_10.mrc")
         lab.run("scaled/TS_1.mrc")
+
+
+def test_the_lock_of_a_dead_run_is_taken_off_beside_one_that_lives(tmp_path):
+    lab = fill(Lab(tmp_path / "lab"))
+    notes, locks = (lab.folder / ".snakemake" / name for name in ("owners", "locks"))
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other:
+        dead = replace(locked_by(lab, other.pid), locks=("0.output.lock",))
+        other.kill()
+    living = this_run(elsewhere=False)
+    (locks / "1.output.lock").write_text("scaled/TS_10.mrc\n")
+    write_note(dead, notes)
+    with noted(replace(living, locks=("1.output.lock",)), notes):
+        assert "The lock that a killed run left is taken off." in lab.run("scaled/TS_1.mrc")
+        assert [path.name for path in locks.iterdir()] == ["1.output.lock"]
+        assert list(owners(notes).values()) == [replace(living, locks=("1.output.lock",))]
+        assert "cannot be locked" in lab.run("scaled/TS_10.mrc", fails=True)
 
 
 def test_a_lock_without_a_note_and_one_of_jobs_elsewhere_are_left_to_people(tmp_path):
