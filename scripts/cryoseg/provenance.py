@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryoseg.errors import InputError
+from cryoseg.errors import ChangedError, InputError
 from cryoseg.steps import by_name
 from cryoseg.versions import versions
 from cryoseg.volumes import written_aside
@@ -24,10 +24,6 @@ PACKAGES = ("numpy", "torch", "h5py", "mrcfile")
 HEADER_BYTES = 1024
 # Lines of text in an MRC header, beside cryoseg's own first one.
 MOST_LINES = 9
-CHANGED = (
-    ": the file was changed while it was read, and what was made of it does not count; give the "
-    "same command again, once nothing writes to it any more"
-)
 
 _readers = ThreadPoolExecutor(4, "sha256")
 _hashes = {}  # Futures by path, part, size and time of change
@@ -58,7 +54,7 @@ def sha256(path, part="content"):
 
 
 def _read_sha256(path, part, stamp):
-    """The hash of the file that ``stamp`` is of; InputError where it is another one by now.
+    """The hash of the file that ``stamp`` is of; ChangedError where it is another one by now.
 
     There may be a queue of files to be read, and who asked goes on meanwhile.
     """
@@ -69,7 +65,7 @@ def _read_sha256(path, part, stamp):
         else:
             found = hashlib.file_digest(file, "sha256")
         if not as_asked or _stamp_of(os.fstat(file.fileno())) != stamp:
-            raise InputError(f"{path}{CHANGED}")
+            raise ChangedError(path)
     return found.hexdigest()
 
 
@@ -154,9 +150,9 @@ def recorded(job, headers=(), unread=(), absent=()):
         for (_, path, part), future, stamp in zip(read, reading, before, strict=True):
             now = _stamp(path)
             if now != stamp and (now is None or future.result() != sha256(path, part)):
-                raise InputError(f"{path}{CHANGED}")
+                raise ChangedError(path)
     except BaseException as error:
-        if CHANGED in str(error):
+        if isinstance(error, ChangedError):
             # Not left to Snakemake, which in a cluster job leaves what bears an output's name.
             for output in _all(outputs):
                 Path(output).unlink(missing_ok=True)

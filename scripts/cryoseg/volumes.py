@@ -29,7 +29,7 @@ SLAB_BYTES = 32 * 2**20
 FULL = (errno.ENOSPC, errno.EDQUOT)
 ANGSTROM3_PER_NM3 = 1000
 # A disk with fewer bytes than these is full.
-LEAST_FREE = 2**16
+FULL_BELOW = 2**16
 # Slabs are thinner than chunks: a layer of chunks that is kept is decompressed once, not for each.
 LAYER_CACHE = {"rdcc_nbytes": 64 * 2**20, "rdcc_nslots": 10007}
 
@@ -246,7 +246,7 @@ def _why_not_written(error, path, places, byte_count):
     free = shutil.disk_usage(folder).free if folder.is_dir() else 0
     # HDF5 tells the system's number within its message, PyTorch tells none at all.
     told = any(f"errno = {each}," in str(error) for each in FULL)
-    silent = isinstance(error, RuntimeError) and folder.is_dir() and free < LEAST_FREE
+    silent = isinstance(error, RuntimeError) and folder.is_dir() and free < FULL_BELOW
     # What was written in vain is taken away.
     free += sum(512 * status.st_blocks for status in begun)
     if number in FULL or told or silent:

@@ -87,12 +87,15 @@ def test_a_tomogram_that_changes_before_its_turn_to_be_hashed_is_noticed_and_lea
 ):
     job, path = job_of(tmp_path), tmp_path / "TS_1.mrc"
     volume_at(path, 1)
-    busy = threading.Event()
-    waiting = [provenance._readers.submit(busy.wait, 60) for _ in range(4)]
-    threading.Timer(0.5, busy.set).start()
+    # As many files as are hashed at once, each of which nobody writes to for half a second.
+    pipes = [tmp_path / f"{number}.pipe" for number in range(4)]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    waiting = [provenance.begin_sha256(pipe) for pipe in pipes]
+    threading.Timer(0.5, lambda: [pipe.write_bytes(b"at last") for pipe in pipes]).start()
     with pytest.raises(InputError, match=r"TS_1.mrc: the file was changed"):
         scale_while(job, lambda: replace(path))
-    assert all(each.result() for each in waiting)
+    assert all(each.done() for each in waiting)
     assert not (tmp_path / "scaled.mrc").exists()
 
 
