@@ -40,8 +40,11 @@ print(json.dumps([peak_memory(torch.device("cpu")), summary.tiles, summary.compu
 """
 
 
-def peak_of(shape, channels, memory_gb):
-    """Score a sparse tomogram of this shape; returns (peak bytes, tiles, voxels computed)."""
+def peak_of(shape, channels, memory_gb, sizes=TINY):
+    """Score a sparse tomogram of this shape; returns (peak bytes, tiles, voxels computed).
+
+    sizes: of the network
+    """
     from networks import random_network
     from test_checkpoints import checkpoint_of
 
@@ -49,7 +52,7 @@ def peak_of(shape, channels, memory_gb):
         folder = Path(folder)
         with mrcfile.new_mmap(folder / "tomogram.mrc", shape, mrc_mode=2) as mrc:
             mrc.data[shape[0] // 2, ::50, ::50] = 1
-        checkpoint_of(random_network(out_channels=channels, **TINY), folder / "model.ckpt")
+        checkpoint_of(random_network(out_channels=channels, **sizes), folder / "model.ckpt")
         (folder / "model.json").write_text(json.dumps({"sha256": "of no importance here"}))
         how = json.dumps({"memory_gb": memory_gb})
         run = subprocess.run(

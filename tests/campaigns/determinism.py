@@ -1,10 +1,10 @@
-"""The whole chain twice, in other processes and under other conditions; the files are compared.
+"""The same steps again, in other processes and under other conditions; the files are compared.
 
     PYTHONPATH=tests:scripts python tests/campaigns/determinism.py
 
 Prepares tomograms, trains on them, scores with the model and labels. From one run to the next the
-order of the tomograms, the hash seed, the threads, the processes that read patches and the tiles
-differ.
+order of the tomograms, the hash seed, the processes that read patches and the tiles differ. Then
+snakemake does the whole workflow of kill.py twice, with other jobs at once and in another order.
 """
 
 import argparse
@@ -19,8 +19,11 @@ import h5py
 import hdf5plugin  # noqa: F401  (the scores' codec)
 import numpy as np
 
+import same_outputs
 from conftest import REPOSITORY
 from cryoseg.checkpoints import read_checkpoint
+from kill import WHOLE, copied, fill
+from test_training_workflow import TrainingLab
 
 # Prepared alike in any order; trained and scored alike with one thread, whoever reads the patches.
 CONDITIONS = {
@@ -28,6 +31,8 @@ CONDITIONS = {
     "again": {"order": [0, 1, 2], "hash_seed": 1, "workers": 0, "tile": "auto", "batch": 1},
     "other": {"order": [2, 0, 1], "hash_seed": 7, "workers": 2, "tile": "8,16,16", "batch": 3},
 }
+# How many jobs at once, and who decides which comes first.
+ORDERS = (("--cores", "2"), ("--cores", "3", "--scheduler", "greedy"))
 # Scores of other tiles are those of one pass but for rounding; probabilities count in 65,535ths.
 SCORES_ALIKE = 2
 SCORE = {"data": {"min": 0, "max": 1, "mean": 0, "std": 1}, "precision": "fp32",
@@ -140,11 +145,29 @@ def compare(folder, names=tuple(CONDITIONS)):
     return found
 
 
+def compare_orders(folder):
+    """Run the whole workflow in each of ORDERS; returns what differs from the first.
+
+    Each job has as many threads in all of them: other threads add numbers in another order.
+    """
+    inputs = fill(folder / "inputs").folder
+    for number, order in enumerate(ORDERS):
+        lab = TrainingLab(copied(inputs, folder / str(number)))
+        lab.run(*order, "--max-threads", "2", "--", *WHOLE)
+    return [
+        f"{' '.join(order)}: {text}"
+        for number, order in enumerate(ORDERS)
+        for text in same_outputs.differences(folder / str(number), folder / "0")
+    ]
+
+
 def main():
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = compare(Path(folder))
-    print("\n".join(found) or f"no difference between {', '.join(CONDITIONS)}")
+        found = compare(Path(folder)) + compare_orders(Path(folder, "whole"))
+        files = len(same_outputs.outputs(Path(folder, "whole", "0")))
+    orders = f"nor in {files} files between {', '.join(map(' '.join, ORDERS))}"
+    print("\n".join(found) or f"no difference between {', '.join(CONDITIONS)}, {orders}")
     sys.exit(bool(found))
 
 
