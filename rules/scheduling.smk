@@ -145,9 +145,11 @@ def take_off_dead_locks(workflow):
         dead = {note: each for note, each in others.items() if each.is_dead}
         living = [each for each in others.values() if each not in dead.values()]
         abandoned = {name for each in dead.values() for name in each.locks}
+        # Names are used again, once somebody has taken a lock off by hand.
+        abandoned -= {name for each in living for name in each.locks}
         # Of one that was killed before it could say which they are, only where nobody else is.
-        all_are = dead and not living
-        stale = [lock for lock in locks.glob("*.lock") if all_are or lock.name in abandoned]
+        any_may_be = not living and any(not each.locks for each in dead.values())
+        stale = [lock for lock in locks.glob("*.lock") if any_may_be or lock.name in abandoned]
         if stale and persistence.locked:
             logger.info("The lock that a killed run left is taken off.")
         for lock in stale:
@@ -182,8 +184,13 @@ def keep_locks_of_others():
             Path(lock).unlink(missing_ok=True)
         self._lockfile.clear()
 
+    def unlock(self):  # snakemake --unlock
+        remove_all(self)
+        for note in run_owners.owners():
+            note.unlink(missing_ok=True)
+
     persistence._delete_locks = remove_own
-    persistence.cleanup_locks = remove_all  # snakemake --unlock
+    persistence.cleanup_locks = unlock
 
 
 def limit_memory(workflow):

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import socket
 import struct
 import subprocess
 import sys
@@ -375,8 +374,12 @@ def test_what_a_killed_process_left_is_removed_by_the_next_try(tmp_path):
     path = tmp_path / "TS_01_preds.h5"
     killed = subprocess.Popen(["true"])
     killed.wait()
-    left = tmp_path / f".{socket.gethostname()}-{killed.pid}-{path.name}"
-    other = tmp_path / f".{socket.gethostname()}-{os.getppid()}-{path.name}"
+    with written_aside(path) as aside:
+        aside.touch()
+        left, other = (
+            aside.with_name(aside.name.replace(str(os.getpid()), str(number)))
+            for number in (killed.pid, os.getppid())
+        )
     left.touch()
     other.touch()  # of a process that lives
     with written_aside(path) as aside:
@@ -469,8 +472,10 @@ def test_what_a_killed_process_left_on_the_disk_of_the_node_goes(tmp_path, monke
     monkeypatch.setenv("CRYOSEG_SCRATCH", str(scratch))
     killed = subprocess.Popen(["true"])
     killed.wait()
-    orphan = scratch / f".{socket.gethostname()}-{killed.pid}-a.mrc"
-    other = scratch / f".{socket.gethostname()}-{killed.pid}-b.mrc"
+    with written_aside(tmp_path / "a.mrc") as aside:
+        aside.touch()
+        orphan = aside.with_name(aside.name.replace(str(os.getpid()), str(killed.pid)))
+    other = orphan.with_name(orphan.name.replace("a.mrc", "b.mrc"))
     orphan.touch()
     other.touch()
     with written_aside(tmp_path / "a.mrc") as aside:

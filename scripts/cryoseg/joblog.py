@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ import psutil
 from tqdm import tqdm
 
 from cryoseg.errors import InputError
+from cryoseg.process_identity import identity_from, identity_of
 
 logger = logging.getLogger("cryoseg")
 
@@ -154,17 +154,17 @@ def _not_alone():
     That one may be gone already: libraries take seconds to load, and a process whose parent died
     meanwhile has another one. So it is also told by its number, see ``not_to_outlive_this``.
     """
-    run, lost = _named_run()
+    run = _named_run()
     watched = [run] if run else []
     for parent in psutil.Process().parents():
-        watched.append(parent)
+        watched.append(identity_of(parent.pid))
         if parent.name() not in SHELLS:
             break
     done = threading.Event()
 
     def watch():
         while not done.wait(SECONDS_BETWEEN_LOOKS):
-            if lost or any(_is_gone(parent) for parent in watched):
+            if any(each.is_gone for each in watched):
                 logger.error("the run that this job belongs to is gone")
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
@@ -178,42 +178,15 @@ def _not_alone():
 
 def not_to_outlive_this():
     """Variables of the environment for processes that must not outlive this one."""
-    own = psutil.Process()
-    return {RUN: json.dumps([_place(), own.pid, own.create_time()])}
+    return {RUN: json.dumps(identity_of().values())}
 
 
 def _named_run():
-    """(the process that RUN names, whether it is gone); (None, False) where it is unknown here."""
+    """The process that RUN names; None where it names none."""
     try:
-        place, number, began = json.loads(os.environ[RUN])
-    except (KeyError, ValueError, TypeError):  # not set, or by nobody of ours
-        return None, False
-    if place != _place():  # of another machine, or from within a container
-        return None, False
-    try:
-        run = psutil.Process(number)
-        return run, abs(run.create_time() - began) > 1
-    except psutil.NoSuchProcess:
-        return None, True
-
-
-def _place():
-    return f"{socket.gethostname()} {process_namespace()}"
-
-
-def process_namespace():
-    """What process numbers count in, on this machine: a container has its own."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:  # no Linux
-        return ""
-
-
-def _is_gone(process):
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        return identity_from(json.loads(os.environ[RUN]))
+    except (KeyError, ValueError, RecursionError):  # not set, or by nobody of ours
+        return None
 
 
 def progress(items, total=None, what="items"):

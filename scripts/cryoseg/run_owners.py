@@ -8,14 +8,13 @@ import contextlib
 import fcntl
 import json
 import os
-import socket
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
-from cryoseg.joblog import process_namespace
+from cryoseg.process_identity import ProcessIdentity, identity_from, identity_of
 from cryoseg.volumes import written_aside
 
 FOLDER = Path(".snakemake/owners")
@@ -25,46 +24,30 @@ FOLDER = Path(".snakemake/owners")
 class Owner:
     """A run that holds the lock, or did when it was killed.
 
-    process, began: its number and when it was started, in seconds since 1970
-    host:           the machine; namespace: what process numbers count in, there
-    elsewhere:      whether its jobs run on other machines, where they outlive it
-    locks:          names of the files that are its lock, once it holds that
+    process:   its ProcessIdentity; since: when it was begun, in seconds since 1970
+    elsewhere: whether its jobs run on other machines, where they outlive it
+    locks:     names of the files that are its lock, once it holds that
     """
 
-    process: int
-    began: float
-    host: str
-    namespace: str
+    process: ProcessIdentity
+    since: float
     elsewhere: bool
     locks: tuple[str, ...] = ()
 
     def __str__(self):
         """As messages tell of it."""
-        began = time.strftime("%F %T", time.localtime(self.began))
-        return f"process {self.process} on {self.host}, begun at {began}"
+        since = time.strftime("%F %T", time.localtime(self.since))
+        return f"process {self.process.number} on {self.process.host}, begun at {since}"
 
     @property
     def is_dead(self):
         """Whether nothing of the run can be left; False where that cannot be known from here."""
-        if self.elsewhere or (self.host, self.namespace) != (
-            socket.gethostname(),
-            process_namespace(),
-        ):
-            return False
-        try:
-            process = psutil.Process(self.process)
-            began, status = process.create_time(), process.status()
-        except psutil.NoSuchProcess:
-            return True
-        another_has_its_number = abs(began - self.began) > 1
-        return another_has_its_number or status == psutil.STATUS_ZOMBIE
+        return not self.elsewhere and self.process.is_gone
 
 
 def this_run(elsewhere):
     """The Owner that this process is."""
-    process = psutil.Process()
-    host = socket.gethostname()
-    return Owner(process.pid, process.create_time(), host, process_namespace(), elsewhere)
+    return Owner(identity_of(), psutil.Process().create_time(), elsewhere)
 
 
 @contextlib.contextmanager
@@ -79,7 +62,7 @@ def noted(owner, folder=FOLDER):
 
 def write_note(owner, folder=FOLDER):
     """Write, or write anew, the note of an owner; returns its path."""
-    note = Path(folder) / f"{owner.host}-{owner.process}.json"
+    note = Path(folder) / f"{owner.process.host}-{owner.process.number}.json"
     note.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(note) as aside:
         aside.write_text(json.dumps(asdict(owner)))
@@ -90,9 +73,10 @@ def owners(folder=FOLDER):
     """{note: Owner} of all runs that left one; what is no note stands for nobody."""
     found = {}
     for note in Path(folder).glob("[!.]*.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            values = json.loads(note.read_text())
-            found[note] = Owner(**values | {"locks": tuple(values["locks"])})
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            told = json.loads(note.read_text())
+            process, locks = identity_from(told["process"]), tuple(map(str, told["locks"]))
+            found[note] = Owner(process, float(told["since"]), bool(told["elsewhere"]), locks)
     return found
 
 

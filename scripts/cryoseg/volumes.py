@@ -1,12 +1,12 @@
 """Volumes on disk: MRC files that are mapped, not loaded, masks, and outputs written aside."""
 
 import errno
+import hashlib
 import logging
 import math
 import mmap
 import os
 import shutil
-import socket
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +14,12 @@ from pathlib import Path
 import h5py
 import mrcfile
 import numpy as np
-import psutil
 from mrcfile import utils as mrc_format
 
 import cryoseg
 from cryoseg import mrc_headers
 from cryoseg.errors import InputError
+from cryoseg.process_identity import number_is_taken, place
 
 logger = logging.getLogger(__name__)
 
@@ -212,8 +212,7 @@ def written_aside(path, byte_count=None):
     the folder cannot be written to.
     """
     path = Path(path)
-    # The host as well: on a shared file system process numbers alone are not unique.
-    aside = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{path.name}")
+    aside = path.with_name(_aside_name(path.name))
     written = (_scratch_folder() or path.parent) / aside.name
     try:
         for folder in {aside.parent, written.parent}:
@@ -287,7 +286,7 @@ def copied_near(path):
         yield path
         return
     _remove_orphans(folder, path.name)
-    copy = folder / f".{socket.gethostname()}-{os.getpid()}-{path.name}"
+    copy = folder / _aside_name(path.name)
     near = copy
     try:
         try:
@@ -312,16 +311,26 @@ def _scratch_folder():
     return Path(folder)
 
 
+def _aside_name(name, number=None):
+    """Name of what a process writes until it gets ``name``; None stands for this process.
+
+    On a shared file system, process numbers alone are not unique; nor are they beside containers.
+    """
+    where = hashlib.sha256(place().encode()).hexdigest()[:8]
+    return f".{where}-{os.getpid() if number is None else number}-{name}"
+
+
 def _remove_orphans(folder, name):
     """Remove what processes of this machine that were killed left of an earlier try."""
-    begin, end = f".{socket.gethostname()}-", f"-{name}"
+    begin, end = _aside_name(name, "|").split("|")
     if not folder.is_dir():
         return
     for entry in os.scandir(folder):
         number = entry.name[len(begin) : -len(end)]
         ours = entry.name.startswith(begin) and entry.name.endswith(end) and number.isdecimal()
-        if ours and not psutil.pid_exists(int(number)):
-            os.unlink(entry.path)
+        if ours and not number_is_taken(int(number)):
+            with suppress(OSError):  # somebody else's, or another try was faster
+                os.unlink(entry.path)
 
 
 def open_mask(path, shape):

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from cryoseg.process_identity import identity_of
 from cryoseg.run_owners import noted, owners, this_run, write_note
 from cryoseg.volumes import write_mrc
 from kill import Watch, campaign
@@ -91,9 +92,7 @@ def locked_by(lab, process):
     locks = lab.folder / ".snakemake" / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     (locks / "0.output.lock").write_text("scaled/TS_1.mrc\n")
-    owner = this_run(elsewhere=False)
-    began = psutil.Process(process).create_time()
-    return owner.__class__(**vars(owner) | {"process": process, "began": began})
+    return replace(this_run(elsewhere=False), process=identity_of(process))
 
 
 def test_the_lock_of_a_run_that_lives_is_respected_and_that_of_a_dead_one_taken_off(tmp_path):
@@ -148,7 +147,43 @@ def test_a_lock_without_a_note_and_one_of_jobs_elsewhere_are_left_to_people(tmp_
     lab = fill(Lab(tmp_path / "lab"))
     owner = locked_by(lab, psutil.Process().pid)
     assert "cannot be locked" in lab.run("scaled/TS_1.mrc", fails=True)
-    for change in ({"elsewhere": True}, {"host": "another"}, {"namespace": "pid:[1]"}):
-        gone = owner.__class__(**vars(owner) | {"began": owner.began - 1000} | change)
-        assert not gone.is_dead
-    assert owner.__class__(**vars(owner) | {"began": owner.began - 1000}).is_dead
+    assert not owner.is_dead
+    gone = replace(owner.process, began=1)  # another process has its number by now
+    assert replace(owner, process=gone).is_dead
+    assert not replace(owner, process=gone, elsewhere=True).is_dead
+    for change in ({"host": "another"}, {"machine": "another"}, {"namespace": "pid:[1]"}):
+        assert not replace(owner, process=replace(gone, **change)).is_dead
+
+
+def test_a_lock_of_nobody_known_stays_beside_that_of_a_dead_run(tmp_path):
+    """As of another workflow in the same folder."""
+    lab = fill(Lab(tmp_path / "lab"))
+    notes, locks = (lab.folder / ".snakemake" / name for name in ("owners", "locks"))
+    dead = locked_by(lab, psutil.Process().pid)
+    dead = replace(dead, process=replace(dead.process, began=1), locks=("1.output.lock",))
+    (locks / "1.output.lock").write_text("scaled/TS_10.mrc\n")
+    write_note(dead, notes)
+    assert "cannot be locked" in lab.run("scaled/TS_1.mrc", fails=True)
+    assert [path.name for path in locks.iterdir()] == ["0.output.lock"]
+
+
+def test_a_name_that_a_living_run_has_taken_again_is_its_own(tmp_path):
+    lab = fill(Lab(tmp_path / "lab"))
+    notes = lab.folder / ".snakemake" / "owners"
+    living = replace(locked_by(lab, psutil.Process().pid), locks=("0.output.lock",))
+    dead = replace(living.process, number=living.process.number + 1, began=1)
+    write_note(replace(living, process=dead), notes)
+    with noted(living, notes):
+        assert "cannot be locked" in lab.run("scaled/TS_1.mrc", fails=True)
+
+
+def test_unlock_forgets_whose_the_locks_were(tmp_path):
+    lab = fill(Lab(tmp_path / "lab"))
+    notes = lab.folder / ".snakemake" / "owners"
+    owner = locked_by(lab, psutil.Process().pid)
+    write_note(replace(owner, process=replace(owner.process, host="another")), notes)
+    shown = lab.run("scaled/TS_1.mrc", fails=True)
+    assert "Another snakemake works in this folder" in shown
+    lab.run("--unlock")
+    assert not owners(notes)
+    lab.run("scaled/TS_1.mrc")
