@@ -183,6 +183,11 @@ def test_a_file_without_a_record_cannot_pass(workshop):
     assert workshop.found()[0] == "no record"
     record_path(workshop.made).write_text("{")
     assert "the record cannot be read" in workshop.found()[1]
+    record_path(workshop.made).write_text("[" * 200_000)
+    assert "the record cannot be read" in workshop.found()[1]
+    for text in ("[]", '{"date": "", "inputs": [5], "outputs": [], "settings": {}}'):
+        record_path(workshop.made).write_text(text)
+        assert "this is no record of cryoseg" in workshop.found()[1]
 
 
 def test_what_was_made_of_a_changed_file_is_found_although_its_own_inputs_match(workshop, tmp_path):

@@ -25,6 +25,31 @@ HEADER_BYTES = 1024
 # Lines of text in an MRC header, beside cryoseg's own first one.
 MOST_LINES = 9
 
+_FILE = {
+    "type": "object",
+    "required": ["name", "path"],
+    "properties": {
+        "name": {"type": "string"},
+        "path": {"type": "string"},
+        "part": {"enum": ["content", "header"]},
+        "sha256": {"type": ["string", "null"]},
+    },
+    "dependentRequired": {"sha256": ["part"]},
+}
+RECORD = {
+    "type": "object",
+    "required": ["date", "inputs", "outputs", "settings"],
+    "properties": {
+        "date": {"type": "string"},
+        "inputs": {
+            "type": "array",
+            "items": {"allOf": [_FILE, {"required": ["sha256"]}]},
+        },
+        "outputs": {"type": "array", "items": _FILE},
+        "settings": {"type": "object"},
+    },
+}
+
 _readers = ThreadPoolExecutor(4, "sha256")
 _hashes = {}  # Futures by path, part, size and time of change
 
@@ -147,10 +172,27 @@ def recorded(job, headers=(), unread=(), absent=()):
     about, before = {}, [_stamp(path) for _, path, _ in read]
     try:
         yield about
-        for (_, path, part), future, stamp in zip(read, reading, before, strict=True):
+        # Of what the job read, be it replaced by now; sha256 would tell of what is there.
+        hashes = {each: _hash_of(future) for each, future in zip(read, reading, strict=True)}
+        for (name, path, part), stamp in zip(read, before, strict=True):
             now = _stamp(path)
-            if now != stamp and (now is None or future.result() != sha256(path, part)):
+            if now != stamp and (now is None or hashes[name, path, part] != sha256(path, part)):
                 raise ChangedError(path)
+        record = {
+            "step": job.rule,
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "inputs": [_described(*each, hashes.get(each)) for each in inputs],
+            "outputs": [
+                {"name": name, "path": path}
+                if name in unread
+                else _described(name, path, "content", sha256(path))
+                for name, paths in outputs.items()
+                for path in paths
+            ],
+            "settings": dict(job.params.items()),
+            "versions": versions(*PACKAGES),
+            **about,
+        }
     except BaseException as error:
         if isinstance(error, ChangedError):
             # Not left to Snakemake, which in a cluster job leaves what bears an output's name.
@@ -161,19 +203,6 @@ def recorded(job, headers=(), unread=(), absent=()):
             future.cancel()
         _hashes.clear()
         raise
-    record = {
-        "step": job.rule,
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "inputs": [_described(*each, absent=each[1] in absent) for each in inputs],
-        "outputs": [
-            {"name": name, "path": path} if name in unread else _described(name, path)
-            for name, paths in outputs.items()
-            for path in paths
-        ],
-        "settings": dict(job.params.items()),
-        "versions": versions(*PACKAGES),
-        **about,
-    }
     text = json.dumps(record, indent=1, default=str) + "\n"
     for path in _all(outputs):
         place = record_path(path)
@@ -199,22 +228,30 @@ def read_record(output):
     """The record of an output, or None if there is none; InputError if it cannot be read."""
     place = record_path(output)
     try:
-        return json.loads(place.read_text())
+        record = json.loads(place.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{place}: the record cannot be read ({error}); make {output} anew"
         ) from error
+    from jsonschema import Draft202012Validator  # which no job needs, and takes long to load
+
+    if not Draft202012Validator(RECORD).is_valid(record):
+        raise InputError(f"{place}: this is no record of cryoseg; make {output} anew")
+    return record
 
 
 def _all(files):
     return [path for paths in files.values() for path in paths]
 
 
-def _described(name, path, part="content", absent=False):
+def _hash_of(future):
     try:
-        told = None if absent else sha256(path, part)
+        return future.result()
     except PermissionError:  # which a check of a tomogram has found, and is no error there
-        told = None
+        return None
+
+
+def _described(name, path, part, told):
     return {"name": name, "path": path, "part": part, "sha256": told}

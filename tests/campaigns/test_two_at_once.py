@@ -82,20 +82,41 @@ def run_while(job, happens):
         write_mrc(job.output["scaled"], first)
 
 
-def test_a_tomogram_that_changes_before_its_turn_to_be_hashed_is_noticed_and_leaves_no_output(
-    tmp_path,
-):
-    job, path = job_of(tmp_path), tmp_path / "TS_1.mrc"
-    volume_at(path, 1)
-    # As many files as are hashed at once, each of which nobody writes to for half a second.
+@pytest.fixture
+def hash_again(tmp_path):
+    """Occupies all that hash files, with pipes; returns a function that ends it."""
     pipes = [tmp_path / f"{number}.pipe" for number in range(4)]
     for pipe in pipes:
         os.mkfifo(pipe)
-    waiting = [provenance.begin_sha256(pipe) for pipe in pipes]
-    threading.Timer(0.5, lambda: [pipe.write_bytes(b"at last") for pipe in pipes]).start()
+        provenance.begin_sha256(pipe)
+
+    def end():
+        for pipe in pipes:
+            os.close(os.open(pipe, os.O_RDWR))
+
+    yield end
+    end()
+
+
+def test_a_tomogram_that_changes_before_its_turn_to_be_hashed_is_noticed_and_leaves_no_output(
+    tmp_path, hash_again
+):
+    job, path = job_of(tmp_path), tmp_path / "TS_1.mrc"
+    volume_at(path, 1)
+    threading.Timer(0.5, hash_again).start()
     with pytest.raises(InputError, match=r"TS_1.mrc: the file was changed"):
         scale_while(job, lambda: replace(path))
-    assert all(each.done() for each in waiting)
+    assert not (tmp_path / "scaled.mrc").exists()
+
+
+def test_so_is_one_that_changes_when_the_job_is_done_and_its_turn_has_not_come(
+    tmp_path, hash_again
+):
+    job, path = job_of(tmp_path), tmp_path / "TS_1.mrc"
+    volume_at(path, 1)
+    threading.Timer(0.5, lambda: [replace(path), hash_again()]).start()
+    with pytest.raises(InputError, match=r"TS_1.mrc: the file was changed"):
+        scale_while(job, lambda: None)
     assert not (tmp_path / "scaled.mrc").exists()
 
 
