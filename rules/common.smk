@@ -43,14 +43,17 @@ def report_failures(workflow):
     failures = [failure_of(job) for job in failed]
     for line in failure_lines(failures):
         logger.error(line)
-    if failures:
-        write_failures("logs/failures.tsv", failures)
+    try:
+        if failures:
+            write_failures("logs/failures.tsv", failures)
+    except InputError as error:  # such as that the disk is full
+        logger.error(str(error))
 
 
 def failure_of(job):
     """The Failure of a job that failed."""
     tomogram, log = job.wildcards.get("tomogram"), str(job.log[0])
-    return Failure(job.rule.name, tomogram, log, SLURM_JOBS.get(job))
+    return Failure(job.rule.name, tomogram, log, SLURM_JOBS.get(job), NO_SPACE.get(job))
 
 
 def report_warnings(workflow):

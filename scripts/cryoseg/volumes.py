@@ -20,13 +20,12 @@ from mrcfile import utils as mrc_format
 import cryoseg
 from cryoseg import mrc_headers
 from cryoseg.errors import InputError
+from cryoseg.folders import FULL
 
 logger = logging.getLogger(__name__)
 
 # A slab small enough for any machine, large enough that Python's own time does not count.
 SLAB_BYTES = 32 * 2**20
-# What the system says of a disk, or of somebody's part of it, that is full.
-FULL = (errno.ENOSPC, errno.EDQUOT)
 ANGSTROM3_PER_NM3 = 1000
 # A disk with fewer bytes than these is full.
 LEAST_FREE = 2**16
@@ -250,7 +249,8 @@ def _why_not_written(error, path, places, byte_count):
     # What was written in vain is taken away.
     free += sum(512 * status.st_blocks for status in begun)
     if number in FULL or told or silent:
-        needed = f"{byte_count} bytes" if byte_count else f"more than {there} bytes"
+        # Some libraries remove what they could not complete; what was free did not suffice.
+        needed = f"{byte_count} bytes" if byte_count else f"more than {max(there, free)} bytes"
         return (
             f"{path}: no space is left in {folder}: {needed} are needed, {free} are free; make "
             "space, then give the same command again"
