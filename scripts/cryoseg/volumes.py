@@ -120,7 +120,12 @@ def open_volume(path):
     if byte_count > expected:
         logger.warning("%s: %d bytes after the data are ignored", path, byte_count - expected)
     with open(path, "rb") as file:
-        mapping = mmap.mmap(file.fileno(), expected, access=mmap.ACCESS_READ)
+        try:
+            mapping = mmap.mmap(file.fileno(), expected, access=mmap.ACCESS_READ)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise MemoryError(f"{path}: tried to allocate {expected} bytes to map it") from error
     return Volume(
         data=np.ndarray(shape, dtype, mapping, start),
         mapping=mapping,
