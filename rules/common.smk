@@ -25,6 +25,7 @@ from cryoseg.errors import InputError
 from cryoseg.failures import Failure, failure_lines, write_failures
 from cryoseg.folders import check_own_folders
 from cryoseg.run_warnings import warning_lines
+from cryoseg.shared_folders import entries_by_folder, leave_notes, others_in
 from cryoseg.steps import Step, by_name
 from cryoseg.unmade import read_unmade
 
@@ -43,24 +44,27 @@ def report_failures(workflow):
     failures = [failure_of(job) for job in failed]
     for line in failure_lines(failures):
         logger.error(line)
-    if failures:
-        write_failures("logs/failures.tsv", failures)
+    try:
+        if failures:
+            write_failures("logs/failures.tsv", failures)
+    except InputError as error:  # such as that the disk is full
+        logger.error(str(error))
 
 
 def failure_of(job):
     """The Failure of a job that failed."""
     tomogram, log = job.wildcards.get("tomogram"), str(job.log[0])
-    return Failure(job.rule.name, tomogram, log, SLURM_JOBS.get(job))
+    return Failure(job.rule.name, tomogram, log, SLURM_JOBS.get(job), NO_SPACE.get(job))
 
 
 def report_warnings(workflow):
-    """Say at the end of a run what its jobs warned of."""
+    """Say at the end of a run what its jobs warned of, and what was said at its beginning."""
     tables = {
         str(log): job.output.table if job.rule.name.endswith("_tabulate_checks") else None
         for job in workflow.dag.finished_jobs
         for log in job.log
     }
-    for line in warning_lines(tables):
+    for line in [*warning_lines(tables), *SHARED]:
         logger.warning(line)
 
 
@@ -121,3 +125,11 @@ TARGETS = plan.with_aliases(FILES, ALIASES)
 FIGURES_IN_REPORT = HERE and plan.figures_in_report(STAGES)
 for note in NOTES if HERE else ():
     logger.info(note)
+# What is to be known of output folders that other working folders use too.
+SHARED = []
+if HERE:
+    if not workflow.dryrun:  # first, so that of two that begin at once one sees the other's
+        SHARED += leave_notes(entries_by_folder(STAGES))
+    SHARED += others_in(entries_by_folder(STAGES))
+for sentence in SHARED:
+    logger.warning(sentence)

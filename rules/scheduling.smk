@@ -1,26 +1,35 @@
 """How a run goes on where something fails: what Snakemake does not do by itself.
 
 A job whose input is wrong is not tried again; steps that gather files of all tomograms do without
-what could not be made; a lock that a killed run left is taken off; jobs at once fit into memory.
+what could not be made; a lock that a killed run left is taken off; jobs at once fit into memory; what a
+full disk does not take is told of in words.
 """
 
+import logging
 import os
+import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import snakemake.dag
+import snakemake.executors.local
 import snakemake.jobs
 import snakemake.persistence
 import snakemake.persistence.file
+from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.scheduling.job_scheduler import JobScheduler
 
 from cryoseg import plan, run_owners
 from cryoseg.failures import explain, names_input_error
+from cryoseg.folders import is_full_disk, no_space_for_notes
 from cryoseg.host_memory import free_host_memory
 from cryoseg.joblog import not_to_outlive_this
 from cryoseg.unmade import Unmade, write_unmade
+
+# What the end of the run says of jobs for whose notes there was no space.
+NO_SPACE = {}
 
 
 class WithoutAncient:
@@ -193,6 +202,52 @@ def keep_locks_of_others():
     persistence.cleanup_locks = unlock
 
 
+def tell_of_a_full_disk():
+    """Fail those jobs alone for whose notes the disk of the working folder has no space.
+
+    Snakemake would speak of write permissions, end at once without a word on other jobs, and print
+    a traceback for each line that its own log does not take.
+    """
+    finish = snakemake.persistence.PersistenceBase.finished
+    end = snakemake.jobs.Job.postprocess
+    take_result = snakemake.executors.local.Executor._callback
+    log_failed = logging.Handler.handleError
+
+    def noted(job, error):
+        if full := is_full_disk(error):
+            NO_SPACE[job] = no_space_for_notes(Path(".snakemake").resolve())
+        return full
+
+    async def finished(persistence, job):
+        try:
+            await finish(persistence, job)
+        except OSError as error:
+            noted(job, error)
+            raise
+
+    async def ended(job, *arguments, error=False, **options):
+        try:
+            await end(job, *arguments, error=error, **options)
+        except WorkflowError as problem:
+            if not (error and is_full_disk(problem)):
+                raise
+            await job.cleanup(())  # which Snakemake has not come to
+
+    def callback(executor, submitted, future):
+        if not future.cancelled():
+            noted(submitted.job, future.exception())
+        take_result(executor, submitted, future)
+
+    def handle_error(handler, record):
+        if not is_full_disk(sys.exception()):
+            log_failed(handler, record)
+
+    snakemake.persistence.PersistenceBase.finished = finished
+    snakemake.jobs.Job.postprocess = ended
+    snakemake.executors.local.Executor._callback = callback
+    logging.Handler.handleError = handle_error
+
+
 def limit_memory(workflow):
     """Let jobs that run on this machine together book no more memory than it has free.
 
@@ -215,5 +270,6 @@ retry_what_may_succeed()
 gather_what_there_is()
 take_off_dead_locks(workflow)
 keep_locks_of_others()
+tell_of_a_full_disk()
 os.environ.update(not_to_outlive_this())
 limit_memory(workflow)

@@ -55,6 +55,22 @@ def test_an_array_that_does_not_fit_is_out_of_memory_and_a_crash_outweighs_what_
     assert explain(failure) == ("error", "it crashed: Fatal Python error: Segmentation fault")
 
 
+def test_what_the_run_knows_of_a_job_is_the_reason_where_its_log_gives_none(log):
+    log.write_text("INFO 3 of 9 tiles\n")
+    failure = Failure("score_voxels", "TS_1", str(log), said="no space is left")
+    assert explain(failure) == ("error", "no space is left")
+    log.write_text("error: a.mrc: truncated\n")
+    assert explain(failure) == ("input error", "a.mrc: truncated")
+
+
+def test_an_empty_log_on_a_full_disk_is_explained_by_that(log, monkeypatch):
+    log.write_text("")
+    failure = Failure("score_voxels", "TS_1", str(log))
+    assert "killed perhaps" in explain(failure)[1]
+    monkeypatch.setattr("cryoseg.folders.LEAST_FREE", 2**62)
+    assert f"{log.parent}: no space is left" in explain(failure)[1]
+
+
 @pytest.mark.parametrize(
     ("record", "kind", "sentence"),
     [

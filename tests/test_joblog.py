@@ -3,6 +3,7 @@
 import ast
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from conftest import REPOSITORY
 from cryoseg import joblog
+from cryoseg.failures import names_input_error
 
 PREAMBLE = """
 import os, sys, time
@@ -66,6 +68,51 @@ def test_other_errors_leave_their_traceback_in_the_log_and_one_line_on_the_termi
     assert done.stderr == "ZeroDivisionError: division by zero\n"
     assert text.startswith("Traceback")
     assert text.endswith(done.stderr)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import numpy; numpy.empty((2**20, 2**27), numpy.float32)",
+        "raise RuntimeError('cannot allocate memory: tried to allocate 562949953421312 bytes')",
+    ],
+)
+def test_a_lack_of_memory_is_a_sentence_with_what_is_needed_and_may_be_tried_again(body, tmp_path):
+    done, text = run_job(body, tmp_path / "a.log")
+    assert done.returncode == 1
+    assert text.startswith("Traceback")
+    assert text.endswith(done.stderr)
+    assert re.fullmatch(
+        r"out of memory: it held \d+ MB and asked for 562949953 MB more, where \d+ MB were free; "
+        r"it needs at least 5629\d+ MB: give it .*\n",
+        done.stderr,
+    )
+    assert not names_input_error(tmp_path / "a.log")
+
+
+def test_a_file_that_cannot_be_mapped_for_lack_of_memory_is_not_called_damaged(tmp_path):
+    body = """
+        try:
+            raise OSError(12, "Cannot allocate memory")
+        except OSError as error:
+            raise InputError("a.h5: delete the file") from error
+    """
+    done, _ = run_job(body, tmp_path / "a.log")
+    assert done.stderr.startswith("out of memory: it held ")
+    done, _ = run_job(body.replace('12, "Cannot allocate memory"', "5"), tmp_path / "a.log")
+    assert done.stderr == "error: a.h5: delete the file\n"
+
+
+def test_a_log_that_a_full_disk_does_not_take_hides_no_reason():
+    for body, said in {
+        "raise InputError('TS_03: too small')": "error: TS_03: too small\n",
+        "print('x', flush=True)": "error: /dev: no space is left: a run keeps notes and logs there",
+    }.items():
+        code = program(f"with log_to('/dev/full'):\n  {body}")
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.startswith(said)
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_output_goes_to_the_terminal_again_afterwards(tmp_path):

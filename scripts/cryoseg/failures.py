@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryoseg.folders import disk_is_full
 from cryoseg.slurm import JobRecord
 from cryoseg.volumes import written_aside
 
@@ -33,12 +34,14 @@ class Failure:
 
     log:   path of the log that its script wrote
     slurm: what Slurm says of the cluster job that it was last in, or None for a local job
+    said:  why its run could not begin or end it, where that is known
     """
 
     rule: str
     tomogram: str | None
     log: str
     slurm: JobRecord | None = None
+    said: str | None = None
 
 
 def failure_lines(failures):
@@ -85,6 +88,8 @@ def explain(failure):
     errors = [line.removeprefix("error: ") for line in lines or () if line.startswith("error: ")]
     if errors:
         return "input error", errors[-1]
+    if failure.said:
+        return "error", failure.said
     # Before tracebacks: at a full disk, libraries print some that they ignore, and then crash.
     if crashes := [line for line in lines or () if line.startswith("Fatal Python error: ")]:
         return "error", CRASHES.get(crashes[-1], f"it crashed: {crashes[-1]}")
@@ -101,6 +106,8 @@ def explain(failure):
         return kind, f"{kind}{_asked(kind, record)}{_last(lines)}"
     if lines is None and record is not None and record.last_line:
         return "error", f"it ended before its step began; Slurm's log ends: {record.last_line}"
+    if not lines and (full := disk_is_full(Path(failure.log).parent)):
+        return "error", full
     if lines is None:
         return "error", "it left no log; see what Snakemake printed above"
     return (
@@ -121,8 +128,9 @@ def _lines(log, since):
 
 
 def _of_exception(line):
-    # MemoryError, torch.OutOfMemoryError, numpy's _ArrayMemoryError
-    return "out of memory" if line.partition(":")[0].endswith("MemoryError") else "error"
+    # Of joblog; torch.OutOfMemoryError, numpy's _ArrayMemoryError
+    lacking = ("out of memory", "MemoryError")
+    return "out of memory" if line.partition(":")[0].endswith(lacking) else "error"
 
 
 def _asked(kind, record):

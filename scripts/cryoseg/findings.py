@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from cryoseg.errors import InputError
+from cryoseg.host_memory import is_lack_of_memory
 
 log = logging.getLogger("cryoseg")
 
@@ -65,29 +66,29 @@ def overheard(file):
     try:
         with _listening(found):
             yield found
-    except InputError as error:
-        found.append(finding_of(ERROR, error))
-    except MemoryError:  # the job is tried again with more of it
-        raise
-    except OSError as error:
+    except Exception as error:
+        if is_lack_of_memory(error):  # the job is tried again with more of it
+            raise
+        found.append(_finding_of_exception(error, file))
+
+
+def _finding_of_exception(error, file):
+    if isinstance(error, InputError):
+        return finding_of(ERROR, error)
+    if isinstance(error, OSError):
         # h5py tells of what it cannot decompress without a number.
         remedy = "see to it that you may read it, and that its disk is there"
-        found.append(
-            Finding(
-                ERROR,
-                f"{error.filename or file}: it cannot be read ({error.strerror or error})",
-                remedy if error.errno else "copy it anew",
-            )
+        return Finding(
+            ERROR,
+            f"{error.filename or file}: it cannot be read ({error.strerror or error})",
+            remedy if error.errno else "copy it anew",
         )
-    except Exception as error:
-        log.info("%s: how it came to the error that was found", file, exc_info=True)
-        found.append(
-            Finding(
-                ERROR,
-                f"{file}: it cannot be judged ({type(error).__name__}: {error})",
-                "see whether the file is damaged, or of a kind that cryoseg does not read",
-            )
-        )
+    log.info("%s: how it came to the error that was found", file, exc_info=error)
+    return Finding(
+        ERROR,
+        f"{file}: it cannot be judged ({type(error).__name__}: {error})",
+        "see whether the file is damaged, or of a kind that cryoseg does not read",
+    )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Folders and file names: how they are spelled, what lies in them, how messages speak of them."""
 
+import errno
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ WILDCARD = re.compile(r"\{\s*\w+\s*(,.*)?\}", re.DOTALL)
 LONGEST_NAME = 200
 # What a run keeps in its working folder, Snakemake's own first, and the least bytes for that.
 OWN_FOLDERS, LEAST_FREE = (".snakemake", "logs", "benchmarks"), 2**14
+# What the system says of a disk, or of somebody's part of it, that is full.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def spelled(folder):
@@ -117,12 +120,38 @@ def check_own_folders(folder="."):
                 f"{place}: {why}; let its owner give you the right to (chmod -R g+w, for a group "
                 "that you share), or work in a folder of your own"
             )
-    free = shutil.disk_usage(folder).free
-    if free < LEAST_FREE:
-        raise InputError(
-            f"{folder}: no space is left: a run keeps notes and logs there, {LEAST_FREE} bytes at "
-            f"least, and {free} are free; make space, then give the same command again"
-        )
+    if full := disk_is_full(folder):
+        raise InputError(full)
+
+
+def disk_is_full(folder):
+    """A sentence if the disk of a folder has no space for notes and logs of a run, or None."""
+    return no_space_for_notes(folder) if _free(folder) < LEAST_FREE else None
+
+
+def no_space_for_notes(folder):
+    """A sentence about a folder on a full disk, in which a run keeps notes or logs."""
+    return (
+        f"{folder}: no space is left: a run keeps notes and logs there, {LEAST_FREE} bytes at "
+        f"least, and {_free(folder)} are free; make space, then give the same command again"
+    )
+
+
+def _free(folder):
+    """Free bytes of the disk of a folder, which may not exist for want of space."""
+    folder = Path(folder).resolve()
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def is_full_disk(error):
+    """Whether an exception, or one that led to it, is that a disk is full."""
+    while error is not None:
+        if getattr(error, "errno", None) in FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def unusable(name, *forbidden):

@@ -1,9 +1,24 @@
-"""How much memory of this machine is still to be had."""
+"""How much memory of this machine is still to be had, and what is said where that is too little."""
 
+import errno
+import math
+import re
 import resource
 from pathlib import Path
 
 import psutil
+
+from cryoseg.errors import InputError
+
+# How libraries call it that do not raise MemoryError: Python, HDF5, PyTorch, the dynamic linker.
+REFUSED = re.compile(
+    "(cannot|can't|unable to) allocate|can't start new thread|memory allocation failed|bad_alloc"
+    f"|errno = {errno.ENOMEM},",
+    re.IGNORECASE,
+)
+# What HDF5 says of a chunk that is damaged, or that its codec had no memory for.
+CODEC_FAILED, CODEC_BYTES = "filter returned failure", 2**25
+ASKED = re.compile(r"tried to allocate (\d+) bytes")
 
 
 def free_host_memory():
@@ -53,3 +68,49 @@ def _granted(folder, limit, used, prefix):
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         cached = sum(int(stat.get(f"{prefix}{name}_file", 0)) for name in ("active", "inactive"))
     yield int(granted) - int((folder / used).read_text()) + cached
+
+
+def is_lack_of_memory(error):
+    """Whether an exception is that the system, or a library, was refused memory.
+
+    Not an InputError that was made of a MemoryError: it tells what is needed.
+    """
+    if isinstance(error, InputError):
+        cause = error.__cause__
+        return not isinstance(cause, MemoryError) and is_lack_of_memory(cause)
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    if not isinstance(error, (RuntimeError, OSError, ImportError)):
+        return False
+    if CODEC_FAILED in str(error):
+        return free_host_memory() < CODEC_BYTES
+    return REFUSED.search(str(error)) is not None
+
+
+def lack_of_memory(error):
+    """A sentence about how much memory is needed, for an exception that is_lack_of_memory."""
+    held, asked, free = _held_bytes(), _asked_bytes(error), free_host_memory()
+    more = f"{asked / 1e6:.0f} MB more" if asked else "more"
+    needed = f"at least {(held + asked) / 1e6:.0f}" if asked else f"more than {held / 1e6:.0f}"
+    return (
+        f"out of memory: it held {held / 1e6:.0f} MB and asked for {more}, where "
+        f"{free / 1e6:.0f} MB were free; it needs {needed} MB: give it a machine or a cluster job "
+        "with more memory, or raise its limit (ulimit -v, that of the container)"
+    )
+
+
+def _held_bytes():
+    """Bytes that this process takes, addresses or pages, as its limit counts them."""
+    used = psutil.Process().memory_info()
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return used.vms if limited else used.rss
+
+
+def _asked_bytes(error):
+    """How many bytes an allocation that failed was of, or 0 where the exception does not tell."""
+    if found := ASKED.search(str(error)):
+        return int(found[1])
+    shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
+    if shape is None or dtype is None:  # not one of numpy's
+        return 0
+    return math.prod(shape) * dtype.itemsize

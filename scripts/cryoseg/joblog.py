@@ -16,6 +16,8 @@ import psutil
 from tqdm import tqdm
 
 from cryoseg.errors import InputError
+from cryoseg.folders import is_full_disk, no_space_for_notes
+from cryoseg.host_memory import is_lack_of_memory, lack_of_memory
 from cryoseg.process_identity import identity_from, identity_of
 
 logger = logging.getLogger("cryoseg")
@@ -26,6 +28,8 @@ SECONDS_BETWEEN_LINES = 10
 # How soon a job notices that the run it belongs to is gone.
 SECONDS_BETWEEN_LOOKS = 0.5
 SHELLS = ("sh", "bash", "dash", "zsh")
+# How logs are written.
+TEXT = {"encoding": "utf-8", "errors": "backslashreplace", "buffering": 1}
 # The variable that tells a process which other one it must not outlive.
 RUN = "CRYOSEG_RUN"
 
@@ -40,28 +44,43 @@ def log_to(path):
     File descriptors 1 and 2 themselves point there, so child processes and compiled code are
     included. Messages of the logger ``cryoseg`` stand there with time and level. A failure ends
     the process with exit status 1: an InputError as one line ``error: ...`` in the log and on the
-    original stderr; any other exception with its traceback in the log and its last line on the
-    original stderr. SIGTERM (Slurm's first signal) ends the block as an exception does, so that
-    half-written files are removed. So does the end of the process that started this one: of a run
+    original stderr; any other exception with its traceback in the log and its last line, or how
+    much memory it lacked, on the original stderr. SIGTERM (Slurm's first signal) ends the block as
+    an exception does, so that half-written files are removed. So does the end of the process that
+    started this one: of a run
     that is killed, no job is to go on beside those of the next run.
     """
     with _descriptors_into(path) as log, _logging_into(log), _sigterm_as_exit(), _not_alone():
         try:
             yield
             return
-        except InputError as error:
-            reason = "error: " + " ".join(str(error).splitlines())
-            with suppress(OSError):  # a disk that is full, of which the reason tells
-                print(reason, file=log)
         except KeyboardInterrupt:
             print("interrupted", file=log)
             raise SystemExit(130) from None
         except Exception as error:
-            with suppress(OSError):
-                traceback.print_exc(file=log)
-            reason = traceback.format_exception_only(error)[-1].strip()
+            reason, details = _reason(error, Path(path).parent)
+            with suppress(OSError):  # a disk that is full, of which the reason tells
+                print(details, file=log)
         print(reason, file=_original_stderr)
     raise SystemExit(1)
+
+
+def _reason(error, logs):
+    """What the terminal is told of an exception that ends a job, and what its log is told.
+
+    logs: the folder of the log
+    """
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    if is_lack_of_memory(error):
+        reason = lack_of_memory(error)
+        return reason, f"{trace}\n{reason}"
+    if isinstance(error, InputError):
+        reason = "error: " + " ".join(str(error).splitlines())
+        return reason, reason
+    if is_full_disk(error):  # what is written elsewhere than into the log is named where it is
+        reason = f"error: {no_space_for_notes(logs)}"
+        return reason, f"{trace}\n{reason}"
+    return traceback.format_exception_only(error)[-1].strip(), trace
 
 
 def say(lines):
@@ -88,10 +107,8 @@ def logging_to_stderr():
 def _descriptors_into(path):
     """Point descriptors 1 and 2 to the file at ``path``; yields it, opened for text."""
     global _original_stderr
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    text = {"encoding": "utf-8", "errors": "backslashreplace", "buffering": 1}
     saved = os.dup(1), os.dup(2)
-    with open(path, "w", **text) as log, open(os.dup(2), "w", **text) as _original_stderr:
+    with _opened(path) as log, open(os.dup(2), "w", **TEXT) as _original_stderr:
         _flush_streams()
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -101,11 +118,31 @@ def _descriptors_into(path):
             yield log
         finally:
             faulthandler.disable()
-            _flush_streams()
+            with suppress(OSError):  # a full disk does not take it; what led here is said
+                _flush_streams()
             for descriptor, original in zip((1, 2), saved, strict=True):
                 os.dup2(original, descriptor)
                 os.close(original)
             _original_stderr = None
+
+
+@contextmanager
+def _opened(path):
+    """Open a log to write to it, of which a full disk takes as much as it takes."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = path.open("w", **TEXT)
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        print(f"error: {no_space_for_notes(path.parent)}", file=sys.stderr)
+        raise SystemExit(1) from error
+    try:
+        yield log
+    finally:
+        with suppress(OSError):
+            log.close()
 
 
 def _flush_streams():

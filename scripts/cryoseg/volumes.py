@@ -19,14 +19,13 @@ from mrcfile import utils as mrc_format
 import cryoseg
 from cryoseg import mrc_headers
 from cryoseg.errors import InputError
+from cryoseg.folders import FULL
 from cryoseg.process_identity import number_is_taken, place
 
 logger = logging.getLogger(__name__)
 
 # A slab small enough for any machine, large enough that Python's own time does not count.
 SLAB_BYTES = 32 * 2**20
-# What the system says of a disk, or of somebody's part of it, that is full.
-FULL = (errno.ENOSPC, errno.EDQUOT)
 ANGSTROM3_PER_NM3 = 1000
 # A disk with fewer bytes than these is full.
 FULL_BELOW = 2**16
@@ -121,7 +120,12 @@ def open_volume(path):
     if byte_count > expected:
         logger.warning("%s: %d bytes after the data are ignored", path, byte_count - expected)
     with open(path, "rb") as file:
-        mapping = mmap.mmap(file.fileno(), expected, access=mmap.ACCESS_READ)
+        try:
+            mapping = mmap.mmap(file.fileno(), expected, access=mmap.ACCESS_READ)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise MemoryError(f"{path}: tried to allocate {expected} bytes to map it") from error
     return Volume(
         data=np.ndarray(shape, dtype, mapping, start),
         mapping=mapping,
@@ -249,7 +253,8 @@ def _why_not_written(error, path, places, byte_count):
     # What was written in vain is taken away.
     free += sum(512 * status.st_blocks for status in begun)
     if number in FULL or told or silent:
-        needed = f"{byte_count} bytes" if byte_count else f"more than {there} bytes"
+        # Some libraries remove what they could not complete; what was free did not suffice.
+        needed = f"{byte_count} bytes" if byte_count else f"more than {max(there, free)} bytes"
         return (
             f"{path}: no space is left in {folder}: {needed} are needed, {free} are free; make "
             "space, then give the same command again"

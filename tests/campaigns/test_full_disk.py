@@ -13,7 +13,8 @@ import torch
 from conftest import REPOSITORY
 from cryoseg.errors import InputError
 from cryoseg.volumes import write_mrc, written_aside
-from full_disk import REASON, enlarge, small_disk
+from full_disk import REASON, SENTENCE, campaign, enlarge, small_disk
+from test_kill import TARGETS
 from test_shared_folders import ANNA, READ_ALL, SharedLab
 from test_workflow import NAMES, Lab, fill
 
@@ -165,6 +166,14 @@ def test_a_run_whose_whole_folder_is_full_goes_on_after_space_is_made(tmp_path):
         for name in NAMES:
             made = [each.folder / "scaled" / f"{name}.mrc" for each in (lab, undisturbed)]
             assert made[0].read_bytes() == made[1].read_bytes()
+
+
+@needs_root
+@pytest.mark.slow
+def test_a_disk_that_becomes_full_at_any_moment_is_said_and_what_was_done_counts():
+    happened, finds = campaign(rounds=2, seed=1, targets=TARGETS)
+    assert not finds
+    assert any(SENTENCE.search(each) for each in happened)
 
 
 @needs_root

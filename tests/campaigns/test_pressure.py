@@ -1,5 +1,6 @@
 """The small form of pressure.py: within less memory tiles shrink and the scores stay the same."""
 
+import re
 import resource
 
 import h5py
@@ -8,8 +9,11 @@ import numpy as np
 import psutil
 import pytest
 
+from conftest import REPOSITORY
 from cryoseg import host_memory
 from pressure import memory_group, prepare, score
+from pressure_steps import prepare as prepare_steps
+from pressure_steps import run_step
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +87,26 @@ def test_ulimit_counts_as_what_there_is(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
     assert list(host_memory._process_limits()) == [pytest.approx(10**9, rel=0.1)]
     assert host_memory.free_host_memory() <= 1.1e9
+
+
+def test_a_step_without_enough_memory_says_how_much_it_needs_and_leaves_nothing(tmp_path):
+    prepare_steps(tmp_path, (100, 128, 128))
+    whole, _, needed = run_step("filter_labels", tmp_path)
+    again, _, _ = run_step("filter_labels", tmp_path, 2 * needed)
+    assert again == whole
+    _, said, _ = run_step("scale_tomogram", tmp_path, 3_000_000)
+    assert "asked for 7 MB more" in said  # to map the tomogram
+    nothing, said, _ = run_step("filter_labels", tmp_path, needed // 3)
+    assert nothing is None
+    assert re.search(r"out of memory: it held .* it needs (at least|more than) \d+ MB", said)
+
+
+def test_each_try_of_a_job_that_reads_volumes_books_more_memory_than_the_last():
+    booked = [
+        line
+        for rules in (REPOSITORY / "rules").glob("*.smk")
+        for line in re.findall(r"^ +mem_mb=(.*)$", rules.read_text(), re.MULTILINE)
+    ]
+    fixed = {line for line in booked if not line.startswith("lambda wildcards, attempt: ")}
+    assert fixed == {"500,"}  # of admissions, which read what a check wrote
+    assert len(booked) > 20

@@ -16,7 +16,10 @@ from cryoseg import provenance
 from cryoseg.errors import InputError
 from cryoseg.failures import Failure, explain
 from cryoseg.provenance import record_path, recorded
+from cryoseg.shared_folders import leave_notes, others_in
 from cryoseg.volumes import open_volume, write_mrc
+from kill import Watch, left_over, open_whole
+from test_workflow import RAW, Lab
 
 # Reads a mapped volume again and again, as a job of a large one does.
 READ_FOR_LONG = """
@@ -166,3 +169,73 @@ def test_many_processes_that_write_one_file_leave_a_whole_one(tmp_path):
     assert values <= {1, 2}
     assert values
     assert [each.name for each in tmp_path.iterdir()] == ["scaled.mrc"]
+
+
+def lab_of(who, folder, invert=False):
+    """A Lab of somebody, which scales what lies in a common folder into another one."""
+    lab = Lab(folder / who)
+    paths = {"input_path": str(folder / RAW), "output_path": str(folder / "scaled")}
+    lab.write_config(scale={"raw": paths | {"invert": invert}})
+    return lab
+
+
+def fill_common_folder(folder):
+    lab = Lab(folder)
+    for name in ("TS_1", "TS_2", "TS_3"):
+        lab.write_tomogram(name)
+    return folder
+
+
+def test_two_runs_of_two_working_folders_leave_whole_files_in_one_output_folder(tmp_path):
+    folder = fill_common_folder(tmp_path)
+    labs = [lab_of(who, folder) for who in ("anna", "ben")]
+    (folder / "scaled").mkdir()
+    with Watch(folder / "scaled") as watch:
+        runs = [
+            subprocess.Popen(
+                lab.command("--cores", "1", "--", "scale"),
+                cwd=lab.folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for lab in labs
+        ]
+        shown = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], shown
+    assert not watch.damaged
+    assert any("writes there too, with the same settings" in each for each in shown)
+    for lab in labs:
+        assert lab.plan("scale") == set()
+        assert not left_over(lab)
+    for name in ("TS_1", "TS_2", "TS_3"):
+        open_whole(folder / "scaled" / f"{name}.mrc", ".mrc")
+
+
+def test_outputs_of_somebody_elses_settings_are_told_of_before_they_are_taken_for_ones_own(
+    tmp_path,
+):
+    folder = fill_common_folder(tmp_path)
+    anna, ben = lab_of("anna", folder), lab_of("ben", folder, invert=True)
+    assert "writes there too" not in anna.run("--", "scale")
+    for again in (ben.run("--", "scale"), anna.run("-n")):
+        assert f"{folder}/scaled: the run in {folder}/" in again
+        assert "with other settings (scale.raw.invert is " in again
+        assert "name another folder" in again
+    # Nobody is told of a working folder that is gone, or of a note that was deleted.
+    (anna.folder).rename(folder / "moved")
+    assert "writes there too" not in ben.run("-n", "--", "scale")
+
+
+def test_a_folder_where_no_note_can_be_left_is_said_and_stops_nobody(tmp_path):
+    (tmp_path / ".cryoseg_runs").write_text("no folder")
+    (said,) = leave_notes({str(tmp_path): {}})
+    assert "runs of other working folders are not told of this one" in said
+    assert not list(others_in({str(tmp_path): {}}))
+
+
+def test_a_note_that_is_none_is_named(tmp_path):
+    (tmp_path / ".cryoseg_runs").mkdir()
+    (tmp_path / ".cryoseg_runs" / "a.json").write_text("[]")
+    (said,) = others_in({str(tmp_path): {}})
+    assert "a.json: it is no note of a run" in said
