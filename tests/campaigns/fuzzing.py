@@ -4,7 +4,8 @@
 
 Each target is a kind of file: how it is made (a hypothesis strategy of bytes) and what reads it.
 An InputError that names the file in one sentence is an answer; any other exception, more than ten
-seconds, or a file outside the target's folder is a find. Prints how many inputs were tried.
+seconds of a processor or sixty of a clock, or a file outside the target's folder is a find. Prints
+how many inputs were tried.
 """
 
 import argparse
@@ -45,7 +46,9 @@ from cryoseg.volumes import Volume, open_label_volume, open_mask, open_volume  #
 from cryoseg.yaml_files import read_yaml  # noqa: E402
 from scale_tomogram import scale_tomogram  # noqa: E402
 
-SECONDS = 10
+SECONDS, SECONDS_OF_CLOCK = 10, 60
+# Characters of a message; a value that is quoted in it must not fill a terminal.
+LONGEST_MESSAGE = 2000
 SHAPE = (4, 5, 6)
 # What a shell, Snakemake, a table or a path would take for more than a name.
 ODD_NAMES = (
@@ -62,44 +65,65 @@ class Hangs(BaseException):
     """Reading took longer than anybody waits; no Exception, so that nothing takes it for one."""
 
 
+def names_it(path, said):
+    """Whether a message names the file."""
+    return str(path) in said
+
+
 @dataclass(frozen=True)
 class Target:
-    """A kind of file: ``contents`` make its bytes, ``read`` reads it; ``ending`` is its name's."""
+    """A kind of file.
+
+    contents: make its bytes; read: reads it; ending: of its name
+    names:    names(path, message) tells whether a message says what file is meant
+    least:    the share of all inputs that can be read, at least: of others, little code is reached
+    """
 
     contents: st.SearchStrategy
     read: object
     ending: str
+    names: object = names_it
+    least: float = 0.0
 
 
 @contextmanager
-def at_most(seconds):
-    """Raise Hangs within the block after so many seconds of a processor.
+def at_most(seconds, of_clock=SECONDS_OF_CLOCK):
+    """Raise Hangs within the block after so many seconds of a processor, or more of a clock.
 
-    Of a processor, as a busy machine may leave this process none for a while.
+    Of a processor, as a busy machine may leave this process none for a while; of a clock, as what
+    waits for a pipe or a lock takes no processor.
     """
 
     def give_up(number, frame):
-        raise Hangs(f"no answer after {seconds} s")
+        raise Hangs(f"no answer after {seconds} s of a processor or {of_clock} s of a clock")
 
-    before = signal.signal(signal.SIGPROF, give_up)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    limits = (
+        (signal.SIGPROF, signal.ITIMER_PROF, seconds),
+        (signal.SIGALRM, signal.ITIMER_REAL, of_clock),
+    )
+    before = {number: signal.signal(number, give_up) for number, _, _ in limits}
+    for _, timer, limit in limits:
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        for number, timer, _ in limits:
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
-def answered(read, path):
-    """Whether a file can be read; what is wrong with it must be said with its name."""
+def answered(read, path, names=names_it):
+    """Whether a file can be read; what is wrong with it must be said with its name, in short."""
     try:
         with at_most(SECONDS):
             read(path)
             return True
     except InputError as error:
         said = str(error)
-    assert str(path.parent) in said, f"the message names no file: {said}"
+    assert names(path, said), f"the message names no file: {said}"
     assert "Traceback" not in said
+    longest = max(map(len, said.splitlines()))
+    assert longest <= LONGEST_MESSAGE, f"a message of {longest} characters: {said[:300]}"
     return False
 
 
@@ -319,16 +343,40 @@ def places(content, at=()):
             yield from places(value, (*at, key))
 
 
-def changed(draw, content, most=3):
-    """A copy of a configuration in which a few values are others, missing or under another key."""
+def near(draw, value):
+    """Another value of the same kind: what a user may well have written there."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return draw(st.sampled_from((value + 1, max(1, value - 1), 2 * value)))
+    if isinstance(value, float):
+        return value * draw(st.sampled_from((0.5, 0.9, 1.1)))
+    if isinstance(value, str):
+        return draw(
+            st.sampled_from((value, f"{value}/", f"./{value}", "é ü", "a b", "$(touch pwned)"))
+        )
+    if isinstance(value, list):
+        return draw(st.permutations(value))
+    if isinstance(value, dict):
+        return dict(draw(st.permutations(list(value.items()))))
+    return value
+
+
+def changed(draw, content, most=3, mildly=False):
+    """A copy of a configuration in which a few values are others, missing or under another key.
+
+    mildly: other values are of the same kind; some keys are missing, none has another name
+    """
     content = yaml.safe_load(yaml.safe_dump(content))
     for _ in range(draw(st.integers(0, most))):
         *path, last = draw(st.sampled_from(list(places(content)) or [("a",)]))
         block = content
         for key in path:
             block = block[key]
-        how = draw(st.sampled_from(("value", "value", "remove", "rename")))
-        if how == "value":
+        how = draw(st.sampled_from(("value", "value", "value", "remove", "rename")))
+        if mildly and (how != "remove" or not isinstance(block, dict)):
+            block[last] = near(draw, block[last])
+        elif how == "value":
             block[last] = draw(VALUES)
         elif isinstance(block, dict) and how == "remove":
             block.pop(last, None)
@@ -344,9 +392,14 @@ def yaml_contents(draw):
     given = PREDICTION | {"data_folder": "in", "trained_model": "in/model.ckpt"}
     given |= {"mask_folder": None}
     trained = TRAINING | {"data_folder": "in", "labels_folder": "labels", "pretrained_model": None}
-    files = [changed(draw, CONFIG), changed(draw, given), changed(draw, trained)]
+    files, mildly = [CONFIG, given, trained], draw(st.integers(0, 2)) > 0
+    if mildly:
+        which = draw(st.sampled_from((0, 1, 1, 2, 2)))
+        files[which] = changed(draw, files[which], 2, mildly)
+    else:
+        files = [changed(draw, file) for file in files]
     texts = [yaml.safe_dump(file, allow_unicode=True).encode() for file in files]
-    if draw(st.integers(0, 3)) == 0:
+    if not mildly and draw(st.integers(0, 2)) == 0:
         which = draw(st.integers(0, 2))
         texts[which] = draw(damaged(st.just(texts[which])))
     return b"\0---\0".join(texts)
@@ -367,44 +420,75 @@ def read_configurations(path):
         (folder / "p.csv").write_text("tomo,z,y,x\nTS_1,1,1,1\n")
         for name, text in zip(("config", "predict", "train"), (config, *stages), strict=False):
             (folder / f"{name}.yaml").write_bytes(text)
-        try:
-            content = read_yaml("config.yaml")
-            found, _ = read_configuration(content, ["config.yaml"])
-        except InputError as error:
-            # Messages name files as they are spelled, here relative to the folder.
-            raise InputError(f"{folder}: {error}") from error
+        content = read_yaml("config.yaml")
+        found, _ = read_configuration(content, ["config.yaml"])
         planned(found)
     finally:
         os.chdir(here)
 
 
+def names_a_configuration(path, said):
+    """Whether each mistake begins with the configuration file that it is in, as it is spelled."""
+    if said.startswith("config.yaml"):
+        return True  # which could not be read at all
+    heading, *mistakes = said.splitlines()
+    content = yaml.safe_load((path.parent / "config.yaml").read_bytes())
+    entries = [content.get(section) for section in ("train", "predict")]
+    stages = [str(file) for each in entries if isinstance(each, dict) for file in each.values()]
+    begins = tuple(f"  {file}" for file in ("config.yaml", *stages))
+    assert "in the configuration" in heading, heading
+    return mistakes and all(mistake.startswith(begins) for mistake in mistakes)
+
+
+# Keys whose values are folders to write into.
+OUTPUT_KEYS = ("output_path", "prediction_folder", "patches_folder", "temp_dir", "log_dir")
+
+
 def planned(stages):
-    """Plan all that a configuration asks for; every output must lie in a folder that it names."""
-    plan.checks(stages)
-    for name in stages.train:
-        plan.training(stages, name)
-    for name in stages.predict:
-        plan.prediction(stages, name)
-    for name in stages.label:
-        plan.labelling(stages, name)
+    """Plan all that a configuration asks for; every output must lie in a folder that it names.
+
+    Or in a folder for checks, logs and benchmarks. In the working folder itself, nothing is written
+    but the overview.
+    """
+    given = [plan.training(stages, name) for name in stages.train]
+    given += [plan.prediction(stages, name) for name in stages.predict]
+    given += [plan.labelling(stages, name) for name in stages.label]
+    given += [plan.scaling(stages, name) for name in stages.scale]
+    given += plan.checks(stages).values()
     files = plan.targets(stages)
     plan.with_aliases(files, plan.aliases(files))
     plan.overview(stages)
-    folders = {os.path.realpath(writer.folder) for writer in stages.writers}
-    folders |= {os.path.realpath(folder) for folder in ("checks", ".")}
-    for file in {file for each in files.values() for file in each}:
-        inside = [os.path.commonpath((os.path.realpath(file), top)) == top for top in folders]
-        assert any(inside), f"{file} lies in none of {folders}"
+    sections = (stages.simulate, stages.scale, stages.label, stages.train, stages.predict)
+    entries = [entry for section in sections for entry in section.values()]
+    folders = [entry[key] for key in OUTPUT_KEYS for entry in entries if entry.get(key)]
+    folders += [
+        entry["labels_folder"]
+        for entry in stages.train.values()
+        if entry["labels_folder_for_filtering"]
+    ]
+    outputs = {file for each in files.values() for file in each}
+    check_inside(outputs - {"overview.html", "overview.tsv"}, [*folders, "checks"])
+    for key in ("logs", "benchmarks", "admitted"):
+        own = {each["paths"][key] for each in given if key in each["paths"]}
+        check_inside(own, ["checks" if key == "admitted" else key])
+
+
+def check_inside(files, folders):
+    """Every file must lie in one of the folders."""
+    tops = {os.path.realpath(folder) for folder in folders}
+    for file in files:
+        inside = [os.path.commonpath((os.path.realpath(file), top)) == top for top in tops]
+        assert any(inside), f"{file} lies in none of {tops}"
 
 
 # Checkpoints
 
 
-def checkpoint_content():
-    """What a small checkpoint holds."""
+def checkpoint_content(**others):
+    """What a small checkpoint holds; others: sizes of the network that are not the usual ones."""
     from networks import random_network
 
-    network = random_network()
+    network = random_network(**others)
     sizes = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in vars(network.sizes).items()
@@ -438,13 +522,58 @@ OPCODES = st.lists(
 
 
 @st.composite
+def good_checkpoint(draw):
+    """What a checkpoint of another program's version holds: of any network, with more than we need.
+
+    Of other precision, with settings that we do not know.
+    """
+    import torch
+
+    from networks import KINDS
+
+    content = checkpoint_content(**KINDS[draw(st.sampled_from(sorted(KINDS)))])
+    dtype = draw(st.sampled_from((torch.float32, torch.float16, torch.bfloat16, torch.float64)))
+    state = content["state_dict"]
+    real = sorted(name for name, value in state.items() if value.is_floating_point())
+    state |= {name: state[name].to(dtype) for name in real}
+    if draw(st.booleans()):
+        state[draw(st.sampled_from(real))] *= draw(st.sampled_from((0, -1, 1e-7, 1e4)))
+    extra = st.dictionaries(st.text(max_size=6), VALUES, max_size=2)
+    content |= {"epoch": draw(st.integers()), "callbacks": draw(extra)}
+    content["hyper_parameters"] |= draw(extra)
+    return content
+
+
+def laughing(depth, width=10):
+    """A list of lists of lists ..., in a few bytes as it holds the same one so many times."""
+    found = [1]
+    for _ in range(depth):
+        found = [found] * width
+    return found
+
+
+@st.composite
 def checkpoint_contents(draw):
     """A checkpoint with other settings or weights, of another pickle, or with damaged bytes."""
     import torch
 
+    hows = ("settings", "sizes", "weights", "pickle", "bytes", "lying")
+    how = draw(st.sampled_from((*("good",) * 8, *hows)))
+    if how == "good":
+        return saved(draw(good_checkpoint()))
     content = checkpoint_content()
-    how = draw(st.sampled_from(("settings", "weights", "pickle", "bytes", "lying")))
-    if how == "settings":
+    if how == "sizes":
+        block = content["hyper_parameters"][draw(st.sampled_from(("config", "backbone_config")))]
+        sizes = block["parameters"]["network"]
+        sizes[draw(st.sampled_from(sorted(sizes)))] = draw(
+            st.one_of(
+                VALUES,
+                st.builds(laughing, st.integers(0, 30)),
+                st.integers(0, 2**20000),
+                st.integers(1, 10**6).map(lambda length: length * "x"),
+            )
+        )
+    elif how == "settings":
         content["hyper_parameters"] = changed(draw, content["hyper_parameters"])
     elif how == "weights":
         name = draw(st.sampled_from(sorted(content["state_dict"])))
@@ -487,7 +616,13 @@ def with_pickle(content, at, opcodes, lying):
 
 
 def read_model(path):
-    load_network(path)
+    """Load a network and let it score a few voxels."""
+    import torch
+
+    network = load_network(path)
+    sizes = network.sizes
+    with torch.inference_mode():
+        network(torch.zeros(1, sizes.in_channels, *(2 * sizes.stride,) * sizes.spatial_dims))
 
 
 def read_last(path):
@@ -504,7 +639,9 @@ TARGETS = {
     "csv": Target(
         st.one_of(CSV_TABLES, damaged(CSV_TABLES), st.binary(max_size=200)), read_places, ".csv"
     ),
-    "yaml": Target(yaml_contents(), read_configurations, ".files"),
+    "yaml": Target(
+        yaml_contents(), read_configurations, ".files", names_a_configuration, least=1 / 3
+    ),
     "yaml text": Target(
         st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode)).filter(
             lambda content: b"\0---\0" not in content
@@ -512,7 +649,7 @@ TARGETS = {
         lambda path: read_yaml(path),
         ".yaml",
     ),
-    "checkpoint": Target(checkpoint_contents(), read_model, ".ckpt"),
+    "checkpoint": Target(checkpoint_contents(), read_model, ".ckpt", least=1 / 3),
     "last checkpoint": Target(checkpoint_contents(), read_last, ".ckpt"),
 }  # fmt: skip
 
@@ -539,7 +676,7 @@ def trial(target, folder, counts, **options):
             path = Path(own) / f"input{target.ending}"
             path.write_bytes(content)
             started = time.process_time()
-            outcome = "read" if answered(target.read, path) else "refused"
+            outcome = "read" if answered(target.read, path, target.names) else "refused"
             counts[outcome] += 1
             counts["slowest"] = max(counts["slowest"], time.process_time() - started)
         left = os.listdir(folder)
