@@ -29,7 +29,7 @@ def quoted(value):
 
     Never written out in full, as lists that hold one another ten times have no end to speak of.
     """
-    return shortened(_Quoting().repr(value), LONGEST_VALUE)
+    return shortened(printable(_Quoting().repr(value)), LONGEST_VALUE)
 
 
 def shortened(text, most=LONGEST_LINE):
