@@ -930,7 +930,7 @@ class Apart:
     """Reads files in another process, so that a crash is seen; a new one follows each crash."""
 
     def __init__(self, read):
-        self._read, self._process = read, None
+        self.read, self._process = read, None
 
     def __call__(self, path):
         if self._process is None:
@@ -959,7 +959,7 @@ class Apart:
             path = pipe.recv()
             try:
                 with at_most(SECONDS, 2 * SECONDS_OF_CLOCK):  # the one that waits gives up first
-                    self._read(path)
+                    self.read(path)
                 pipe.send(("read", ""))
             except InputError as error:
                 pipe.send(("refused", str(error)))
