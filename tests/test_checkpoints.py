@@ -408,6 +408,16 @@ def test_what_a_message_quotes_of_a_checkpoint_is_short(name, value, tmp_path):
     assert len(str(error.value)) < 1000
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.complex64], ids=str)
+def test_weights_of_another_type_of_numbers_are_named(dtype, tmp_path):
+    path = checkpoint_of(random_network(), tmp_path / "model.ckpt")
+    content, name = torch.load(path, weights_only=False), "_model_backbone.encoder.bn1.bias"
+    content["state_dict"][name] = torch.ones(2).to(dtype)
+    torch.save(content, path)
+    with pytest.raises(InputError, match=rf"{name} are of type {dtype}; they must be real"):
+        load_network(path)
+
+
 def test_names_of_weights_are_quoted_in_short(tmp_path):
     long = dict.fromkeys((f"{number}\n{10**5 * 'x'}" for number in range(5)), torch.zeros(2))
     path = checkpoint_of(random_network(), tmp_path / "model.ckpt")

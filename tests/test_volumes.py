@@ -444,7 +444,7 @@ def test_labels_that_are_no_real_numbers_are_refused(dtype, tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["labels"] = numbers("u1").astype(dtype)
     for read in (open_label_volume, lambda path: open_mask(path, (3, 4, 5))):
-        with pytest.raises(InputError, match=r"a.h5: the labels are of type"):
+        with pytest.raises(InputError, match=r"a.h5: dataset labels is of type"):
             read(tmp_path / "a.h5")
 
 

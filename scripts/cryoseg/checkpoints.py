@@ -318,6 +318,12 @@ def load_network(path):
             f"{path}: the weights do not fit the network that hyper_parameters describe: "
             f"{'; '.join(differences[:3])}{more}"
         )
+    for name, value in network.state_dict().items():
+        if value.is_floating_point() and not state[name].is_floating_point():
+            raise InputError(
+                f"{path}: the weights {name} are of type {state[name].dtype}; they must be real "
+                "numbers: train the model anew"
+            )
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     try:
         network.load_state_dict(state, assign=True)
