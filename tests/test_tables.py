@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cryoseg.table_lines import table_line
 from cryoseg.tables import read_table, write_table
 from fuzzing import ODD_NAMES
 from train_model import write_split
@@ -22,6 +23,14 @@ def test_names_come_back_as_they_were(tmp_path):
         found = read_table(tmp_path / "table.tsv")
         assert list(found["tomogram"]) == names
         np.testing.assert_allclose(found["value"], table["value"].astype(float), rtol=1e-5)
+
+
+def test_lines_of_other_tables_come_back_as_they_were(tmp_path):
+    rows = [(name, number) for number, name in enumerate(NAMES)]
+    with open(tmp_path / "table.tsv", "w", encoding="utf-8", newline="") as file:
+        file.writelines(map(table_line, [("tomogram", "number"), *rows]))
+    found = read_table(tmp_path / "table.tsv")
+    assert list(found.itertuples(index=False, name=None)) == rows
 
 
 @pytest.mark.parametrize("name", ["plain", "a\tb", "a\nb", "a\rb", 'a"b'])
