@@ -54,9 +54,9 @@ def test_messages_carry_time_and_level(tmp_path):
 
 
 def test_a_message_is_one_line_whatever_tomograms_are_called(tmp_path):
-    with log_to(tmp_path / "log"):
-        logger.warning("%s: odd", "a\nerror: b\r\x1b[31m\u202eé")
-    (line,) = (tmp_path / "log").read_text().splitlines()
+    code = r"logger.warning('%s: odd', 'a\nerror: b\r\x1b[31m\u202eé')"
+    _, text = run_job(code, tmp_path / "a.log")
+    (line,) = text.splitlines()
     assert line.endswith(r"WARNING a\nerror: b\r\x1b[31m\u202eé: odd")
 
 

@@ -394,7 +394,7 @@ def yaml_contents(draw):
     given = PREDICTION | {"data_folder": "in", "trained_model": "in/model.ckpt"}
     given |= {"mask_folder": None}
     trained = TRAINING | {"data_folder": "in", "labels_folder": "labels", "pretrained_model": None}
-    files, mildly = [CONFIG, given, trained], draw(st.integers(0, 2)) > 0
+    files, mildly = [CONFIG, given, trained], draw(st.integers(0, 3)) > 0
     if mildly:
         which = draw(st.sampled_from((0, 1, 1, 2, 2)))
         files[which] = changed(draw, files[which], 2, mildly)
