@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from conftest import REPOSITORY
 from cryoseg import volumes
 from cryoseg.errors import InputError
+from cryoseg.hdf5_files import text_at
 from cryoseg.volumes import (
     copied_near,
     is_known_size,
@@ -394,6 +395,17 @@ def test_labels_are_read_from_their_own_file_and_from_what_fits_memory(write, sa
         with pytest.raises(InputError, match=says) as error:
             read(tmp_path / "a.h5")
         assert str(tmp_path / "a.h5") in str(error.value)
+
+
+@pytest.mark.parametrize("value", [b"\xff", 7, None], ids=["no UTF-8", "number", "nothing"])
+def test_an_attribute_that_is_no_text_is_named(value, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if value is not None:
+            file.attrs["checkpoint_sha256"] = value
+        with pytest.raises(
+            InputError, match="a.h5: attribute checkpoint_sha256 is .* must be text"
+        ):
+            text_at(file, tmp_path / "a.h5", "checkpoint_sha256")
 
 
 @pytest.mark.parametrize("value", ["ten", ("a", "b", "c"), np.zeros(0), b"\xff", True, 10**6 * "x"])

@@ -33,7 +33,7 @@ def open_hdf5(path, remedy="copy it anew", **cache):
 
 
 @contextmanager
-def damage_named(path, what="it cannot be read", remedy="copy it anew, or make it anew"):
+def damage_named(path, what="it cannot be read", remedy="copy it anew"):
     """Tell of whatever goes wrong in reading as of a damaged file; h5py tells in many ways."""
     try:
         yield
@@ -176,7 +176,7 @@ def numbers_at(file, path, name, count, finite=True):
 def text_at(file, path, name):
     """Attribute ``name`` of an open file: text."""
     found = _attribute(file, path, name)
-    if not isinstance(found, str):
+    if not isinstance(found, str) or found != found.encode(errors="replace").decode():
         raise InputError(
             f"{path}: attribute {name} is {quoted(found)}; it must be text: delete the file, so "
             "that it is made anew"
