@@ -240,7 +240,7 @@ MASKS = {
     "an image": (predictions("labels", (8, 8)), E, "dataset labels has 2 axes"),
     "text": (content(b"mask"), E, "no HDF5 file can be read here"),
     "words": (predictions("labels", dtype="S3"), E, r"preds.h5: dataset labels is of type \|S3"),
-    "complex numbers": (predictions("labels", dtype=complex), E, "are of type complex128"),
+    "complex numbers": (predictions("labels", dtype=complex), E, "labels is of type complex128"),
     "a voxel size of two numbers": (
         predictions("labels", voxel_size=(10, 10)), W, r"voxel_size is \[10 10\]",
     ),
