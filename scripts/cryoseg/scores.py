@@ -147,6 +147,8 @@ class Scores:
                 "the file, so that the scores are computed anew"
             )
         found = {"channels": channels, "checkpoint_sha256": text_at(*given, "checkpoint_sha256")}
+        if not found["checkpoint_sha256"].isascii():  # it goes into headers of MRC files
+            raise InputError(self._other("attribute checkpoint_sha256 is no hash"))
         found |= {name: numbers_at(*given, name, 3, finite=False) for name in PLACE}
         found |= {name: mapping_at(*given, name) for name in ("settings", "versions")}
         # Scores of an earlier version do not have all.
