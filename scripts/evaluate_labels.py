@@ -65,7 +65,7 @@ def evaluate_labels(
 def _evaluate(name, found, truth, mask, positions, settings):
     """Rows of one file of predicted labels, by label; and the voxel size."""
     volume, true = open_label_volume(found), open_any_labels(truth)
-    check_alike(name, volume, f"true labels {truth} are", true)
+    check_alike(f"{name}: {found}", volume, f"true labels {truth} are", true)
     inside = open_mask(mask, volume.shape) if mask else None
     compared = Compared(true, open_any_labels(found), inside)
     voxel_size = volume.voxel_size if is_known_size(volume.voxel_size) else true.voxel_size

@@ -4,7 +4,7 @@ import json
 import logging
 from pathlib import Path
 
-from cryoseg.errors import InputError
+from cryoseg.errors import InputError, quoted
 from cryoseg.joblog import log_to
 from cryoseg.postprocessing import label_scores
 from cryoseg.predictions import both_steps, write_predictions
@@ -35,10 +35,10 @@ def label_voxels(scores, tomogram, labels, mask=None, mrc=None, *, settings, sco
                 f"{scores}: the scores are {source['probability'].shape}, {tomogram} is "
                 f"{volume.shape}; delete the scores, so that they are computed anew"
             )
-        made_with = json.loads(source.attrs["settings"])
-        if made_with["data"] != scored["data"]:
+        made_with = json.loads(source.attrs["settings"]).get("data")
+        if made_with != scored["data"]:
             raise InputError(
-                f"{scores}: the scores were computed with parameters.data {made_with['data']}, "
+                f"{scores}: the scores were computed with parameters.data {quoted(made_with)}, "
                 f"the stage has {scored['data']}; delete them, so that they are computed anew"
             )
         inside = open_mask(mask, volume.shape) if mask else None

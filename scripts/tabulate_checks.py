@@ -1,6 +1,5 @@
 """Gather the checks of a folder of tomograms into a table, a row for each."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from cryoseg.folders import file_names
 from cryoseg.joblog import log_to, logger
 from cryoseg.name_checks import companion_name_findings, tomogram_name_findings
 from cryoseg.provenance import recorded
+from cryoseg.table_lines import table_line
 from cryoseg.table_page import plain_table_page
 from cryoseg.unmade import read_unmade, sort_out
 from cryoseg.volumes import as_list, written_aside
@@ -41,9 +41,8 @@ def tabulate_checks(findings, table, page, *, settings, unmade):
     rows[1:] = sorted(rows[1:], key=lambda row: row["tomogram"])
     columns = dict.fromkeys(column for row in rows[1:] + rows[:1] for column in row)
     with written_aside(table) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+        file.write(table_line(columns))
+        file.writelines(table_line(map(row.get, columns)) for row in rows)
     with written_aside(page) as aside:
         text = plain_table_page(f"Checks of {Path(table).stem}", list(columns), rows)
         aside.write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import pandas as pd
 import torch
 import yaml
 
@@ -15,6 +16,7 @@ from cryoseg.patches import PatchFile
 from cryoseg.processes import check_devices, devices_of, own_command, start_processes
 from cryoseg.provenance import recorded, sha256
 from cryoseg.resuming import describe_run, find_start, hand_over
+from cryoseg.tables import write_table
 from cryoseg.training import SegmentationTraining
 from cryoseg.training_run import (
     check_patches,
@@ -168,12 +170,11 @@ def write_split(folder, files, parts):
     with written_aside(folder / "split.json") as aside:
         aside.write_text(json.dumps(split, indent=1))
     rows = [
-        f"{name}\t{part}\t{len(numbers)}"
+        (name, part, len(numbers))
         for part, tomograms in split.items()
         for name, numbers in tomograms.items()
     ]
-    with written_aside(folder / "split.tsv") as aside:
-        aside.write_text("\n".join(["tomogram\tpart\tpatches", *rows]) + "\n")
+    write_table(folder / "split.tsv", pd.DataFrame(rows, columns=["tomogram", "part", "patches"]))
 
 
 def write_settings(folder, config, backbone_config, pretrained, patches):

@@ -1,6 +1,5 @@
 """Write one page of all predicted tomograms, and the same as a table."""
 
-import csv
 import json
 import os
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from cryoseg.joblog import log_to, logger
 from cryoseg.overview import WHAT_STANDS_OUT, made_with_table, overview_table
 from cryoseg.provenance import recorded
+from cryoseg.table_lines import table_line
 from cryoseg.table_page import address, details, table_page
 from cryoseg.unmade import read_unmade, sort_out
 from cryoseg.volumes import as_list, written_aside
@@ -62,13 +62,12 @@ def _tomograms(count):
 
 
 def _write_table(file, columns, rows):
-    writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-    writer.writerow(
-        ", ".join(filter(None, (column["name"], column.get("unit")))) for column in columns
-    )
+    names = (", ".join(filter(None, (each["name"], each.get("unit")))) for each in columns)
+    file.write(table_line(names))
     for row in rows:
         values = (row.get(column["key"]) for column in columns)
-        writer.writerow("; ".join(v["items"]) if isinstance(v, dict) else v for v in values)
+        texts = ("; ".join(v["items"]) if isinstance(v, dict) else v for v in values)
+        file.write(table_line(texts))
 
 
 if __name__ == "__main__":

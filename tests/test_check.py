@@ -237,10 +237,10 @@ def damaged(path):
 MASKS = {
     "another shape": (predictions("labels", (6, 8, 10)), W, "the mask is 6 x 8 x 10 voxels"),
     "no dataset of labels": (predictions("mask"), E, "there is no dataset 'labels'"),
-    "an image": (predictions("labels", (8, 8)), E, "the labels have 2 axes"),
+    "an image": (predictions("labels", (8, 8)), E, "dataset labels has 2 axes"),
     "text": (content(b"mask"), E, "no HDF5 file can be read here"),
-    "words": (predictions("labels", dtype="S3"), E, r"preds.h5: the labels are of type \|S3"),
-    "complex numbers": (predictions("labels", dtype=complex), E, "are of type complex128"),
+    "words": (predictions("labels", dtype="S3"), E, r"preds.h5: dataset labels is of type \|S3"),
+    "complex numbers": (predictions("labels", dtype=complex), E, "labels is of type complex128"),
     "a voxel size of two numbers": (
         predictions("labels", voxel_size=(10, 10)), W, r"voxel_size is \[10 10\]",
     ),

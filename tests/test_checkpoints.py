@@ -383,6 +383,53 @@ def test_sizes_of_another_kind_are_no_network(name, value, tmp_path):
         load_network(tmp_path / "model.ckpt")
 
 
+def laughing():
+    """A list of ten times a list of ten times a list ..., in a few bytes of a pickle's memo."""
+    found = [1]
+    for _ in range(20):
+        found = [found] * 10
+    return found
+
+
+@pytest.mark.parametrize(
+    "value", [laughing(), 10**5000, 10**6 * "x", dict.fromkeys(range(10**5))],
+    ids=["laughing", "digits", "text", "mapping"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["block_type", "dim", "num_layers", "filters", "padding"])
+def test_what_a_message_quotes_of_a_checkpoint_is_short(name, value, tmp_path):
+    settings = {"parameters": {"network": {"out_channels": 3, name: value}}}
+    both = {"config": settings, "backbone_config": settings}
+    state = random_network().state_dict()
+    torch.save({"state_dict": state, "hyper_parameters": both}, tmp_path / "model.ckpt")
+    started = time.process_time()
+    with pytest.raises(InputError, match=r"model\.ckpt.*a network that cannot be") as error:
+        load_network(tmp_path / "model.ckpt")
+    assert time.process_time() - started < 5
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.complex64], ids=str)
+def test_weights_of_another_type_of_numbers_are_named(dtype, tmp_path):
+    path = checkpoint_of(random_network(), tmp_path / "model.ckpt")
+    content, name = torch.load(path, weights_only=False), "_model_backbone.encoder.bn1.bias"
+    content["state_dict"][name] = torch.ones(2).to(dtype)
+    torch.save(content, path)
+    with pytest.raises(InputError, match=rf"{name} are of type {dtype}; they must be real"):
+        load_network(path)
+
+
+def test_names_of_weights_are_quoted_in_short(tmp_path):
+    long = dict.fromkeys((f"{number}\n{10**5 * 'x'}" for number in range(5)), torch.zeros(2))
+    path = checkpoint_of(random_network(), tmp_path / "model.ckpt")
+    content = torch.load(path, weights_only=False)
+    for state in (content["state_dict"] | long, long, {"a": {10**5 * "y": 1}}, {7: laughing()}):
+        torch.save(content | {"state_dict": state}, path)
+        with pytest.raises(InputError, match=r"model\.ckpt") as error:
+            load_network(path)
+        assert len(str(error.value)) < 1500
+        assert str(error.value).isprintable()
+
+
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
 def test_weights_that_are_infinite_or_nan_are_named(value, tmp_path):
     network = random_network()

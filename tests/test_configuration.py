@@ -2,6 +2,7 @@
 
 import os
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -308,6 +309,56 @@ def test_a_stage_file_that_is_missing_or_no_text_is_named(lab):
         read_configuration({"predict": {"a": "nowhere.yaml", "b": "binary.yaml"}})
     assert "nowhere.yaml: there is no such file" in str(caught.value)
     assert "binary.yaml: is not UTF-8 text" in str(caught.value)
+
+
+def laughs(first, of_ten):
+    """YAML whose last value, aliases written out, is a hundred million times the first."""
+    lines = [f"a0: &a0 {first}"]
+    lines += [f"a{n}: &a{n} {of_ten(', '.join([f'*a{n - 1}'] * 10))}" for n in range(1, 9)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: " + 5000 * "9", "line 1, column 4: is not valid YAML: a value that cannot be read"),
+        ("a: 2024-13-01", "month must be in 1..12"),
+        ("a: 2001-12-14t21:59:43+99:99", "a value that cannot be read"),
+        ("a: 1" + 3000 * ":59" + ".5", "too large to convert to float"),
+        ("a: " + 3000 * "[" + 3000 * "]", "nested too deeply"),
+        (laughs("[1]", "[{}]".format), "holds aliases"),
+        (laughs("{k: 1}", "{{<<: [{}]}}".format), "mappings that merge"),
+    ],
+    ids=["digits", "month", "zone", "sixties", "deep", "laughing lists", "laughing merges"],
+)
+def test_yaml_that_was_made_to_do_harm_is_refused_in_short(text, says, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    started = time.process_time()
+    with pytest.raises(InputError, match=says) as error:
+        read_yaml(tmp_path / "config.yaml")
+    assert time.process_time() - started < 5
+    assert str(error.value).startswith(f"{tmp_path}/config.yaml")
+    assert len(str(error.value)) < 500
+
+
+def test_mistakes_are_lines_of_a_terminals_size_whatever_stands_there(tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        f"predict: {{a: &a [{5000 * 'x'}, 1], b: [*a, *a], {900 * 'k'}: 3}}\n"
+        '"scale\\n\\e[31m": {}\n"train\\u2028": {}\n'
+        + "label: {"
+        + ", ".join(f"x{number}: 1" for number in range(300))
+        + "}"
+    )
+    with pytest.raises(InputError) as error:
+        read_configuration(read_yaml(tmp_path / "config.yaml"), [str(tmp_path / "config.yaml")])
+    heading, *mistakes, last = str(error.value).splitlines()
+    assert heading.startswith("305 mistakes")
+    assert last == "  205 more"
+    assert len(mistakes) == 100
+    for mistake in mistakes:
+        assert mistake.startswith(f"  {tmp_path}/config.yaml: ")
+        assert mistake.isprintable()
+        assert len(mistake) <= 1002
 
 
 def test_merged_yaml_keys_are_not_called_double(tmp_path):

@@ -364,7 +364,9 @@ def test_labels_that_neither_occur_nor_have_names_have_no_rows(files):
 
 def test_labels_of_another_shape_are_refused(files):
     write_mrc(files / "true.mrc", np.zeros((4, 5, 6), np.uint8), voxel_size=8.0)
-    with pytest.raises(InputError, match=r"TS_1: true labels .* are 4 x 5 x 6, tomogram is 40 x"):
+    with pytest.raises(
+        InputError, match=r"TS_1: .*found.*: true labels .* are 4 x 5 x 6, tomogram is 40 x"
+    ):
         evaluated(files, SETTINGS)
 
 

@@ -55,6 +55,13 @@ def test_messages_carry_time_and_level(tmp_path):
     assert len(text.splitlines()) == 1
 
 
+def test_a_message_is_one_line_whatever_tomograms_are_called(tmp_path):
+    code = r"logger.warning('%s: odd', 'a\nerror: b\r\x1b[31m\u202eé')"
+    _, text = run_job(code, tmp_path / "a.log")
+    (line,) = text.splitlines()
+    assert line.endswith(r"WARNING a\nerror: b\r\x1b[31m\u202eé: odd")
+
+
 def test_input_error_is_one_line_in_log_and_terminal_without_traceback(tmp_path):
     done, text = run_job("raise InputError('TS_03: too small')", tmp_path / "a.log")
     assert done.returncode == 1

@@ -65,6 +65,28 @@ def test_a_label_that_fills_the_volume_is_a_warning(files, caplog):
     assert "label 1 has 100.0 % of the voxels" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("checkpoint_sha256", "ä", "is no hash"),
+        ("checkpoint_sha256", None, "it must be text"),
+        ("settings", "[1]", "must be a mapping as JSON"),
+        ("channels", 2, "there is no dataset winner"),
+        ("channels", 1e9, "channels is 1000000000"),
+        ("origin", "here", "must be 3 finite numbers"),
+    ],
+)
+def test_scores_with_other_attributes_are_refused(name, value, says, files):
+    files.write_scores(np.ones(SHAPE))
+    with h5py.File(files.scores, "a") as file:
+        del file.attrs[name]
+        if value is not None:
+            file.attrs[name] = value
+    with pytest.raises(InputError, match=says) as error:
+        files.label()
+    assert str(files.scores) in str(error.value)
+
+
 def test_scores_of_other_settings_are_refused(files):
     files.write_scores(np.ones(SHAPE))
     other = {"data": SCORED["data"] | {"max": 120}}

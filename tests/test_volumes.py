@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from conftest import REPOSITORY
 from cryoseg import volumes
 from cryoseg.errors import InputError
+from cryoseg.hdf5_files import text_at
 from cryoseg.volumes import (
     copied_near,
     is_known_size,
@@ -322,6 +323,101 @@ def test_masks_that_are_none_are_refused(tmp_path):
             open_mask(tmp_path / name, (4, 4, 4))
 
 
+def linked(file):
+    file["labels"] = h5py.ExternalLink("elsewhere.h5", "labels")
+
+
+def linked_through(file):
+    file["other"] = h5py.ExternalLink("elsewhere.h5", "labels")
+    file["labels"] = h5py.SoftLink("/other")
+
+
+def viewed(file):
+    layout = h5py.VirtualLayout((4, 4, 4), np.uint8)
+    layout[...] = h5py.VirtualSource("elsewhere.h5", "labels", (4, 4, 4))
+    file.create_virtual_dataset("labels", layout)
+
+
+def raw(file):
+    file.create_dataset("labels", (4, 4, 4), np.uint8, external=[("elsewhere.h5", 0, 64)])
+
+
+def vast(file):
+    file.create_dataset("labels", (2**20,) * 3, np.uint8, chunks=(1, 1, 1))
+
+
+def no_voxels(file):
+    file["labels"] = np.zeros((4, 0, 4), np.uint8)
+
+
+def nothing(file):
+    file["labels"] = h5py.Empty(np.uint8)
+
+
+def vast_chunks(file):
+    file.create_dataset("labels", (4,) * 3, "u4", chunks=(900,) * 3, maxshape=(None,) * 3)
+
+
+def unknown_filter(file):
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk((4, 4, 4))
+    settings.set_filter(40000, h5py.h5z.FLAG_OPTIONAL)
+    space = h5py.h5s.create_simple((4, 4, 4))
+    h5py.h5d.create(file.id, b"labels", h5py.h5t.STD_U8LE, space, settings)
+
+
+def texts(file):
+    file.create_dataset("labels", (4, 4, 4), h5py.string_dtype())
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (linked, "labels is a link, which is not followed"),
+        (linked_through, "labels is a link, which is not followed"),
+        (viewed, "labels lies in other files, which are not read"),
+        (raw, "labels lies in other files, which are not read"),
+        (vast, "labels is said to be 1048576 x 1048576 x 1048576"),
+        (no_voxels, "labels is said to be 4 x 0 x 4"),
+        (nothing, "labels is empty"),
+        (vast_chunks, "stored in chunks of 2916000000 bytes"),
+        (unknown_filter, "packed by filter 40000"),
+        (texts, "is of type object"),
+    ],
+)
+def test_labels_are_read_from_their_own_file_and_from_what_fits_memory(write, says, tmp_path):
+    with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
+        file["labels"] = np.ones((4, 4, 4), np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        write(file)
+    for read in (open_label_volume, lambda path: open_mask(path, (4, 4, 4))):
+        with pytest.raises(InputError, match=says) as error:
+            read(tmp_path / "a.h5")
+        assert str(tmp_path / "a.h5") in str(error.value)
+
+
+@pytest.mark.parametrize("value", [b"\xff", 7, None], ids=["no UTF-8", "number", "nothing"])
+def test_an_attribute_that_is_no_text_is_named(value, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if value is not None:
+            file.attrs["checkpoint_sha256"] = value
+        with pytest.raises(InputError, match=r"a.h5: attribute checkpoint_sha256 .* must be text"):
+            text_at(file, tmp_path / "a.h5", "checkpoint_sha256")
+
+
+@pytest.mark.parametrize("value", ["ten", ("a", "b", "c"), np.zeros(0), b"\xff", True, 10**6 * "x"])
+def test_a_voxel_size_of_another_kind_is_unknown(value, tmp_path, caplog):
+    with h5py.File(tmp_path / "a.h5", "w", track_order=True) as file:
+        file["labels"] = numbers("u1")
+        if len(np.atleast_1d(value)) and not isinstance(value, str):
+            file.attrs["voxel_size"] = value
+        else:
+            file.attrs["voxel_size"] = np.asarray(str(value)[:60000], h5py.string_dtype())
+    assert open_label_volume(tmp_path / "a.h5").voxel_size == (0, 0, 0)
+    assert "counts as unknown" in caplog.text
+    assert len(caplog.text) < 600
+
+
 @pytest.mark.parametrize(
     ("given", "read"),
     [
@@ -357,7 +453,7 @@ def test_labels_that_are_no_real_numbers_are_refused(dtype, tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["labels"] = numbers("u1").astype(dtype)
     for read in (open_label_volume, lambda path: open_mask(path, (3, 4, 5))):
-        with pytest.raises(InputError, match=r"a.h5: the labels are of type"):
+        with pytest.raises(InputError, match=r"a.h5: dataset labels is of type"):
             read(tmp_path / "a.h5")
 
 

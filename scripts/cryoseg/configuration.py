@@ -7,12 +7,13 @@ any job.
 
 from cryoseg import schema_check
 from cryoseg.configuration_checks import find_mistakes
-from cryoseg.errors import InputError
+from cryoseg.errors import InputError, printable, shortened
 from cryoseg.folders import spelled
 from cryoseg.stages import Stages
 from cryoseg.yaml_files import read_yaml
 
 SECTIONS = ("simulate", "scale", "label", "train", "predict")
+MOST_MISTAKES = 100  # in one message
 # Sections whose entries are files of their own, and the schema of these.
 FILES = {"train": "training", "predict": "prediction"}
 
@@ -96,5 +97,8 @@ def _read_file(file, kind):
 def _report(mistakes):
     mistakes = list(dict.fromkeys(mistakes))
     heading = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-    lines = "\n".join(f"  {mistake}" for mistake in mistakes)
+    lines = [f"  {shortened(printable(mistake))}" for mistake in mistakes[:MOST_MISTAKES]]
+    if len(mistakes) > MOST_MISTAKES:
+        lines.append(f"  {len(mistakes) - MOST_MISTAKES} more")
+    lines = "\n".join(lines)
     return f"{heading} in the configuration; nothing was started.\n{lines}"

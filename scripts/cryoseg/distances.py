@@ -13,6 +13,7 @@ import hdf5plugin
 import numpy as np
 
 from cryoseg.errors import InputError
+from cryoseg.hdf5_files import open_hdf5, volume_in
 from cryoseg.joblog import logger, progress
 from cryoseg.labels import IGNORED
 
@@ -138,6 +139,9 @@ def distance_blocks(labels, out_channels):
             yield box, distances[(..., *inner)]
 
 
+REMEDY = "delete the file, so that the distances are measured anew"
+
+
 def write_distances(path, labels, out_channels, attributes):
     """Write the distances of a volume of labels (Z, Y, X) as HDF5: dataset `distances`, int8.
 
@@ -174,13 +178,9 @@ def open_distances(path, shape, out_channels):
 
     Raises InputError where that is not what the file holds.
     """
-    try:
-        stored = h5py.File(path, "r", rdcc_nbytes=0)["distances"]
-    except (OSError, KeyError) as error:
-        raise InputError(
-            f"{path}: no distances can be read here ({error}); delete the file, so that they are "
-            "measured anew"
-        ) from error
+    stored = volume_in(open_hdf5(path, REMEDY, rdcc_nbytes=0), path, "distances", axes=4)
+    if stored is None:
+        raise InputError(f"{path}: no distances can be read here; {REMEDY}")
     if stored.shape != (out_channels, *shape):
         raise InputError(
             f"{path}: the distances are {' x '.join(map(str, stored.shape))}, they must be "

@@ -1,12 +1,12 @@
 """The end of a run in which jobs failed: which ones, where, and why."""
 
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryoseg.folders import disk_is_full
 from cryoseg.slurm import JobRecord
+from cryoseg.table_lines import table_line
 from cryoseg.volumes import written_aside
 
 COLUMNS = ("rule", "tomogram", "kind", "reason", "node", "log", "slurm_job", "slurm_log")
@@ -64,13 +64,13 @@ def write_failures(path, failures):
     """Write a table (tab-separated, with a heading) of what failed."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, delimiter="\t", lineterminator="\n")
-        table.writerow(COLUMNS)
+        file.write(table_line(COLUMNS))
         for failure in sorted(failures, key=_order):
             kind, reason = explain(failure)
             record = failure.slurm or JobRecord()
             where = (record.node, failure.log, record.number, record.log)
-            table.writerow((failure.rule, failure.tomogram or "", kind, reason, *where))
+            values = (failure.rule, failure.tomogram or "", kind, reason, *where)
+            file.write(table_line(values))
 
 
 def _order(failure):

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
-from cryoseg.errors import InputError
+from cryoseg.errors import InputError, printable
 from cryoseg.folders import is_full_disk, no_space_for_notes
 from cryoseg.host_memory import is_lack_of_memory, lack_of_memory
 from cryoseg.process_identity import identity_from, identity_of
@@ -151,11 +151,18 @@ def _flush_streams():
         stream.flush()
 
 
+class _OneLine(logging.Formatter):
+    """Writes a message as one line: a name with a line end in it could pass for another message."""
+
+    def formatMessage(self, record):  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+
 @contextmanager
 def _logging_into(log):
     """Write messages of level INFO and above into the open file ``log``."""
     handler = logging.StreamHandler(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%F %T"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s", "%F %T"))
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

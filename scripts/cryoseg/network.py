@@ -22,7 +22,7 @@ from cryoseg.decoders import (
     upsample,
     widened,
 )
-from cryoseg.errors import InputError
+from cryoseg.errors import InputError, quoted
 
 EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block per channel inside it
 
@@ -81,7 +81,7 @@ class Architecture:
 
 def _check(good, name, value):
     if not good:
-        raise InputError(f"no network has {name} = {value!r}")
+        raise InputError(f"no network has {name} = {quoted(value)}")
 
 
 class ResidualBlock(nn.Module):

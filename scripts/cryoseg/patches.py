@@ -13,6 +13,7 @@ import hdf5plugin
 import numpy as np
 
 from cryoseg.errors import InputError
+from cryoseg.hdf5_files import numbers_at, open_hdf5, table_in, text_at, volume_in
 from cryoseg.joblog import progress
 from cryoseg.volumes import slabs
 
@@ -22,6 +23,7 @@ CHUNK = 32
 # 0.7, twice as fast as with Zstandard, and runs of one integer take next to no space either way.
 INTENSITIES = hdf5plugin.Bitshuffle(cname="lz4")
 INTEGERS = hdf5plugin.LZ4()
+REMEDY = "delete the file, so that the patches are cut anew"
 # Every chunk is written once and read whole, so HDF5 has nothing to remember.
 NO_CACHE = {"rdcc_nbytes": 0}
 
@@ -182,25 +184,48 @@ class PatchFile:
         """Read the table of patches. Raises InputError where ``path`` is no patch file."""
         self.path = Path(path)
         self._handle, self._process = None, None
-        try:
-            with h5py.File(path, "r") as file:
-                self._read_table(file)
-        except (OSError, KeyError) as error:
-            raise InputError(
-                f"{path}: no patches can be read here ({error}); delete the file, so that they "
-                "are cut anew"
-            ) from error
+        with open_hdf5(path, REMEDY) as file:
+            self._read_table(file)
 
     def _read_table(self, file):
-        self.corners = file["corners"][:].astype(np.int64)
-        self.label_counts = file["label_counts"][:]
+        given = file, self.path
+        self.corners = table_in(*given, "corners", 3).astype(np.int64)
+        self.label_counts = table_in(*given, "label_counts")
         self.out_channels = self.label_counts.shape[1]
-        self.has_noisy = "noisy" in file
-        self.name = str(file.attrs["tomogram"])
-        self.shape = tuple(map(int, file.attrs["shape"]))
-        self.patch_size = tuple(map(int, file.attrs["patch_size"]))
-        self.voxel_size = tuple(map(float, file.attrs["voxel_size"]))
-        self.lowest, self.highest = map(float, file.attrs["intensities"])
+        self.name = text_at(*given, "tomogram")
+        self.shape = tuple(map(int, numbers_at(*given, "shape", 3)))
+        self.patch_size = tuple(map(int, numbers_at(*given, "patch_size", 3)))
+        self.voxel_size = tuple(map(float, numbers_at(*given, "voxel_size", 3, finite=False)))
+        self.lowest, self.highest = map(float, numbers_at(*given, "intensities", 2))
+        self.has_noisy = self._volumes(file)["noisy"] is not None
+        fits = len(self.corners) == len(self.label_counts) and min(self.patch_size) > 0
+        within = (self.corners >= 0).all() and (self.corners <= self._last_corner()).all()
+        if not fits or not within:
+            raise InputError(
+                f"{self.path}: the patches do not fit the tomogram of {text_of(self.shape)}; "
+                "delete the file, so that they are cut anew"
+            )
+
+    def _last_corner(self):
+        return np.subtract(self.shape, self.patch_size)
+
+    def _volumes(self, file):
+        """{name: StoredArray, or None} of the volumes of an open file, their sizes checked."""
+        found = {}
+        for name, axes in (("image", 3), ("noisy", 3), ("labels", 3), ("distances", 4)):
+            stored = found[name] = volume_in(file, self.path, name, axes)
+            if stored is None and name != "noisy":
+                raise InputError(
+                    f"{self.path}: there are no {name}; delete the file, so that they are cut anew"
+                )
+            channels = () if axes == 3 else (self.out_channels,)
+            if stored is not None and stored.shape != (*channels, *self.shape):
+                raise InputError(
+                    f"{self.path}: the {name} are {text_of(stored.shape)}, not "
+                    f"{text_of((*channels, *self.shape))}; delete the file, so that they are cut "
+                    "anew"
+                )
+        return found
 
     def __len__(self):
         return len(self.corners)
@@ -227,13 +252,14 @@ class PatchFile:
             slice(int(start), int(start) + edge)
             for start, edge in zip(corner, self.patch_size, strict=True)
         )
-        return self._file[dataset][(..., *box)]
+        return self._stored[dataset][(..., *box)]
 
     @property
-    def _file(self):
+    def _stored(self):
         # A file that was opened before a fork shares its position with the other process.
         if self._handle is None or self._process != os.getpid():
-            self._handle, self._process = h5py.File(self.path, "r", **NO_CACHE), os.getpid()
+            self._handle = self._volumes(open_hdf5(self.path, REMEDY, **NO_CACHE))
+            self._process = os.getpid()
         return self._handle
 
     def __getstate__(self):

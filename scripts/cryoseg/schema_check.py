@@ -11,6 +11,8 @@ from pathlib import Path
 import yaml
 from jsonschema import Draft202012Validator
 
+from cryoseg.errors import LONGEST_VALUE, printable, quoted, shortened
+
 SCHEMAS = Path(__file__).resolve().parents[2] / "config" / "schemas"
 # Numbers to people, text to YAML 1.1: an exponent without a point or without a sign.
 LIKE_A_NUMBER = re.compile(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)")
@@ -102,7 +104,7 @@ def with_effect(content, rules):
 def dotted(keys):
     """Keys as people write them: parameters.data.patch_size[0]."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
-    return text.removeprefix(".")
+    return shortened(printable(text.removeprefix(".")), LONGEST_VALUE)
 
 
 def requirement(rules):
@@ -158,7 +160,7 @@ def _sentences(error, rules):
         keys = (*place, error.instance)
         yield keys, f"{dotted(keys)}: a name must be of {requirement(error.schema)}"
     else:
-        value = "empty" if error.instance is None else f"{error.instance!r}"
+        value = "empty" if error.instance is None else quoted(error.instance)
         wanted = requirement(error.schema)
         yield place, f"{dotted(place)} is {value}; it must be {wanted}{_trap(error)}"
 

@@ -18,9 +18,20 @@ import hdf5plugin
 import numpy as np
 
 from cryoseg.errors import InputError
+from cryoseg.hdf5_files import (
+    brief,
+    damage_named,
+    mapping_at,
+    numbers_at,
+    open_hdf5,
+    text_at,
+    volume_in,
+)
 
 # Probabilities are stored as sixteen-bit fractions: off by 7.7e-6 at most.
 PROBABILITY_STEPS = 65535
+REMEDY = "delete the file, so that the scores are computed anew"
+PLACE = ("voxel_size", "origin", "nstart")
 CHUNK = (32, 128, 128)
 # Chunks of the float32 volumes that people open with HDF5's built-in filters alone.
 OPEN_CHUNK = (16, 64, 64)
@@ -109,15 +120,103 @@ def _chunk(chunk, shape):
     return tuple(min(edge, size) for edge, size in zip(chunk, shape, strict=True))
 
 
+class Scores:
+    """A scores file that is read; ``scores[name]`` is a dataset to slice, see ScoresWriter.
+
+    filename: its path
+    attrs:    its attributes, {name: plain value}, those that are there
+    """
+
+    def __init__(self, path):
+        """Open the file. Raises InputError unless it holds what ScoresWriter writes."""
+        self.filename = str(path)
+        self._file = open_hdf5(path, REMEDY, **CHUNK_CACHE)
+        try:
+            self.attrs = self._read_attributes()
+            self._datasets = self._find_datasets(self.attrs["channels"])
+        except InputError:
+            self._file.close()
+            raise
+
+    def _read_attributes(self):
+        given = self._file, self.filename
+        channels = int(*numbers_at(*given, "channels", 1))
+        if not 1 <= channels <= 256:
+            raise InputError(
+                f"{self.filename}: attribute channels is {channels}; it must be 1 to 256: delete "
+                "the file, so that the scores are computed anew"
+            )
+        found = {"channels": channels, "checkpoint_sha256": text_at(*given, "checkpoint_sha256")}
+        if not found["checkpoint_sha256"].isascii():  # it goes into headers of MRC files
+            raise InputError(self._other("attribute checkpoint_sha256 is no hash"))
+        found |= {name: numbers_at(*given, name, 3, finite=False) for name in PLACE}
+        found |= {name: mapping_at(*given, name) for name in ("settings", "versions")}
+        # Scores of an earlier version do not have all.
+        if "inputs" in self._file.attrs:
+            found["inputs"] = mapping_at(*given, "inputs")
+        if "scored_voxels" in self._file.attrs:
+            found["scored_voxels"] = int(*numbers_at(*given, "scored_voxels", 1))
+        return found
+
+    def _find_datasets(self, channels):
+        found = {}
+        for name, axes, below in (
+            ("probability", 3, None),
+            ("winner", 3, channels),
+            ("runner_up", 4, channels),
+            ("runner_up_probability", 4, None),
+            ("probs", 4, None),
+            ("distances", 4, None),
+        ):
+            dataset = volume_in(self._file, self.filename, name, axes, below)
+            if dataset is not None:
+                found[name] = dataset
+        needed = {"probability", *(["winner"] if channels > 1 else [])}
+        needed |= {"runner_up", "runner_up_probability"} if "runner_up" in found else set()
+        ranks = {"runner_up": channels - 2, "runner_up_probability": channels - 2}
+        for name in sorted(needed | found.keys()):
+            if name not in found:
+                raise InputError(self._other(f"there is no dataset {name}"))
+            shape, real = found[name].shape, name in ("probs", "distances")
+            wanted = found["probability"].shape if "probability" in found else shape[-3:]
+            if len(shape) == 4:
+                wanted = (ranks.get(name, channels), *wanted)
+            if shape != wanted:
+                raise InputError(self._other(f"{name} is {shape}, not {wanted}"))
+            dtype = np.float32 if real else np.uint16 if "probability" in name else np.uint8
+            if found[name].dtype != dtype:
+                kinds = f"{found[name].dtype}, not {np.dtype(dtype)}"
+                raise InputError(self._other(f"{name} is of type {brief(kinds)}"))
+        return found
+
+    def _other(self, what):
+        return f"{self.filename}: {what}; {REMEDY}"
+
+    def __getitem__(self, name):
+        return self._datasets[name]
+
+    def __contains__(self, name):
+        return name in self._datasets
+
+    def get(self, name):
+        """The dataset of that name, or None."""
+        return self._datasets.get(name)
+
+    def copy(self, name, file):
+        """Copy a dataset into an open HDF5 file, as its bytes are."""
+        with damage_named(self.filename):
+            self._file.copy(name, file)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._file.close()
+
+
 def open_scores(path):
-    """Open a scores file for reading: an h5py.File with the datasets named above.
+    """Open a scores file for reading: Scores.
 
     Raises InputError if there is no such file or it is damaged.
     """
-    try:
-        return h5py.File(path, "r", **CHUNK_CACHE)
-    except OSError as error:
-        raise InputError(
-            f"{path}: the scores cannot be read ({error}); delete the file, so that they are "
-            "computed anew"
-        ) from error
+    return Scores(path)

@@ -3,6 +3,8 @@
 TSV: a line of column names, tabs between, nothing where there is no value.
 """
 
+import csv
+
 import pandas as pd
 
 from cryoseg.table_page import plain_table_page
@@ -14,8 +16,15 @@ TEXT = {name: str for name in ("tomogram", "stage", "label", "class", "measure")
 
 def write_table(path, table):
     """Write a pandas DataFrame; the file gets its name when it is complete."""
+    # A carriage return ends a line where tables are read, and is not quoted unless all texts are.
+    returns = any(
+        "\r" in str(text) for text in table.select_dtypes(exclude="number").to_numpy().flat
+    )
     with written_aside(path) as aside:
-        table.to_csv(aside, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+        table.to_csv(
+            aside, sep="\t", index=False, float_format="%.6g", lineterminator="\n",
+            quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL,
+        )  # fmt: skip
 
 
 def write_page(path, title, table):

@@ -1,6 +1,5 @@
 """Whether outputs still belong to what they were made of: inputs, checkpoint and settings."""
 
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import h5py
 from cryoseg import mrc_headers
 from cryoseg.errors import InputError
 from cryoseg.provenance import begin_sha256, canonical, flattened, read_record
+from cryoseg.table_lines import table_line
 
 COLUMNS = ("output", "step", "tomogram", "status", "reason")
 # What is found of an output, and whether the files can be used as they are all the same.
@@ -186,10 +186,10 @@ def _mark_descendants(steps, findings):
 def write_findings(path, findings):
     """Write a table (tab-separated, with a heading) of all outputs."""
     with open(path, "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, delimiter="\t", lineterminator="\n")
-        table.writerow(COLUMNS)
+        file.write(table_line(COLUMNS))
         for each in findings:
-            table.writerow((each.output, each.step, each.tomogram or "", each.status, each.reason))
+            values = (each.output, each.step, each.tomogram or "", each.status, each.reason)
+            file.write(table_line(values))
 
 
 def finding_lines(findings):

@@ -11,15 +11,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import mrcfile
 import numpy as np
 from mrcfile import utils as mrc_format
 
 import cryoseg
 from cryoseg import mrc_headers
-from cryoseg.errors import InputError
+from cryoseg.errors import InputError, quoted
 from cryoseg.folders import FULL
+from cryoseg.hdf5_files import brief, damage_named, open_hdf5, volume_in
 from cryoseg.process_identity import number_is_taken, place
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ ANGSTROM3_PER_NM3 = 1000
 # A disk with fewer bytes than these is full.
 FULL_BELOW = 2**16
 # Slabs are thinner than chunks: a layer of chunks that is kept is decompressed once, not for each.
+# Attributes of an HDF5 file that say where it lies, and what may hold three numbers.
+PLACE, NUMBERS = ("voxel_size", "origin", "nstart"), (np.generic, tuple, int, float)
 LAYER_CACHE = {"rdcc_nbytes": 64 * 2**20, "rdcc_nslots": 10007}
 
 
@@ -365,22 +367,12 @@ def open_labels(path):
     path = Path(path)
     if path.suffix not in (".h5", ".hdf5"):
         return open_volume(path)
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; check the folder and the name")
-    try:
-        file = h5py.File(path, "r", **LAYER_CACHE)
-    except OSError as error:
-        raise InputError(f"{path}: no HDF5 file can be read here ({error})") from error
-    labels = file.get("labels")
-    if not isinstance(labels, h5py.Dataset):
+    file = open_hdf5(path, **LAYER_CACHE)
+    labels = volume_in(file, path, "labels")
+    if labels is None:
+        there = quoted(sorted(map(str, file)))
         raise InputError(
-            f"{path}: there is no dataset 'labels' but {sorted(file)}; give a file of predictions"
-        )
-    if labels.ndim != 3:
-        raise InputError(f"{path}: the labels have {labels.ndim} axes; they must have z, y, x")
-    if labels.dtype.kind not in "biuf":
-        raise InputError(
-            f"{path}: the labels are of type {labels.dtype}; they must be whole or real numbers"
+            f"{path}: there is no dataset 'labels' but {there}; give a file of predictions"
         )
     return labels
 
@@ -401,16 +393,14 @@ def open_label_volume(path):
     if path.suffix not in (".h5", ".hdf5"):
         return open_volume(path)
     labels = open_labels(path)
-    attributes = labels.file.attrs
-    place = {
-        name: _three_numbers(path, name, attributes.get(name, (0, 0, 0)))
-        for name in ("voxel_size", "origin", "nstart")
-    }
+    with damage_named(path):
+        attributes = {name: labels.file.attrs.get(name, (0, 0, 0)) for name in PLACE}
+    place = {name: _three_numbers(path, name, value) for name, value in attributes.items()}
     return Volume(data=labels, path=path, **place)
 
 
 def _three_numbers(path, name, value):
-    found = np.asarray(value)
+    found = np.asarray(value) if isinstance(value, (np.ndarray, *NUMBERS)) else np.zeros(0)
     if name == "voxel_size" and found.size == 1:
         found = np.repeat(found, 3)
     if found.shape == (3,) and found.dtype.kind in "iuf" and np.isfinite(found).all():
@@ -419,7 +409,7 @@ def _three_numbers(path, name, value):
         "%s: attribute %s is %s; it needs three finite numbers, z, y, x, and counts as unknown",
         path,
         name,
-        value,
+        brief(value),
     )
     return (0, 0, 0)
 

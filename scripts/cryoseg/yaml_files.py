@@ -2,9 +2,12 @@
 
 import yaml
 
-from cryoseg.errors import InputError
+from cryoseg.errors import InputError, shortened
 
+# More than a list of all tomograms anybody has; of what aliases stand for, each time.
 MOST_VALUES = 1_000_000
+# Keys of one mapping with those that it merges.
+MOST_MERGED = 10_000
 
 
 def read_yaml(path):
@@ -28,6 +31,8 @@ def read_yaml(path):
         raise InputError(f"{path}: is not UTF-8 text; is this a YAML file?") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}{_place(error)}: is not valid YAML: {_problem(error)}") from None
+    except RecursionError:
+        raise InputError(f"{path}: its lists or mappings are nested too deeply") from None
     if loader.repeated:
         raise InputError(
             "\n".join(
@@ -64,15 +69,35 @@ def _place(error):
 
 def _problem(error):
     parts = [getattr(error, name, None) for name in ("context", "problem", "reason")]
-    return ", ".join(part for part in parts if part) or "unexpected content"
+    return shortened(", ".join(part for part in parts if part)) or "unexpected content"
 
 
 class _Loader(yaml.SafeLoader):
-    """yaml.SafeLoader that remembers keys which a mapping holds twice."""
+    """yaml.SafeLoader that remembers keys which a mapping holds twice, and names all it refuses."""
 
     def __init__(self, stream):
         super().__init__(stream)
         self.repeated = []  # (key, line)
+
+    def construct_object(self, node, deep=False):
+        """As SafeLoader's, which leaves it to Python to refuse a date of a thirteenth month."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, OverflowError) as error:
+            # Python's advice to change its own settings is left out.
+            what = str(error).partition(";")[0]
+            raise yaml.constructor.ConstructorError(
+                problem=f"a value that cannot be read ({what})", problem_mark=node.start_mark
+            ) from error
+
+    def flatten_mapping(self, node):
+        """As SafeLoader's; mappings that merge others (<<) ten times, which merge others, end."""
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_MERGED:
+            raise yaml.constructor.ConstructorError(
+                problem="mappings that merge (<<) very many others; write them out",
+                problem_mark=node.start_mark,
+            )
 
     def construct_mapping(self, node, deep=False):
         if isinstance(node, yaml.MappingNode):

@@ -4,19 +4,22 @@
 
 Each target is a kind of file: how it is made (a hypothesis strategy of bytes) and what reads it.
 An InputError that names the file in one sentence is an answer; any other exception, more than ten
-seconds, or a file outside the target's folder is a find. Prints how many inputs were tried.
+seconds of a processor or sixty of a clock, or a file outside the target's folder is a find. Prints
+how many inputs were tried.
 """
 
 import argparse
 import io
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import struct
 import sys
 import tempfile
 import time
+import traceback
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +48,9 @@ from cryoseg.volumes import Volume, open_label_volume, open_mask, open_volume  #
 from cryoseg.yaml_files import read_yaml  # noqa: E402
 from scale_tomogram import scale_tomogram  # noqa: E402
 
-SECONDS = 10
+SECONDS, SECONDS_OF_CLOCK = 10, 60
+# Characters of a message; a value that is quoted in it must not fill a terminal.
+LONGEST_MESSAGE = 2000
 SHAPE = (4, 5, 6)
 # What a shell, Snakemake, a table or a path would take for more than a name.
 ODD_NAMES = (
@@ -62,44 +67,65 @@ class Hangs(BaseException):
     """Reading took longer than anybody waits; no Exception, so that nothing takes it for one."""
 
 
+def names_it(path, said):
+    """Whether a message names the file."""
+    return str(path) in said
+
+
 @dataclass(frozen=True)
 class Target:
-    """A kind of file: ``contents`` make its bytes, ``read`` reads it; ``ending`` is its name's."""
+    """A kind of file.
+
+    contents: make its bytes; read: reads it; ending: of its name
+    names:    names(path, message) tells whether a message says what file is meant
+    least:    the share of all inputs that can be read, at least: of others, little code is reached
+    """
 
     contents: st.SearchStrategy
     read: object
     ending: str
+    names: object = names_it
+    least: float = 0.0
 
 
 @contextmanager
-def at_most(seconds):
-    """Raise Hangs within the block after so many seconds of a processor.
+def at_most(seconds, of_clock=SECONDS_OF_CLOCK):
+    """Raise Hangs within the block after so many seconds of a processor, or more of a clock.
 
-    Of a processor, as a busy machine may leave this process none for a while.
+    Of a processor, as a busy machine may leave this process none for a while; of a clock, as what
+    waits for a pipe or a lock takes no processor.
     """
 
     def give_up(number, frame):
-        raise Hangs(f"no answer after {seconds} s")
+        raise Hangs(f"no answer after {seconds} s of a processor or {of_clock} s of a clock")
 
-    before = signal.signal(signal.SIGPROF, give_up)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    limits = (
+        (signal.SIGPROF, signal.ITIMER_PROF, seconds),
+        (signal.SIGALRM, signal.ITIMER_REAL, of_clock),
+    )
+    before = {number: signal.signal(number, give_up) for number, _, _ in limits}
+    for _, timer, limit in limits:
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        for number, timer, _ in limits:
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
-def answered(read, path):
-    """Whether a file can be read; what is wrong with it must be said with its name."""
+def answered(read, path, names=names_it):
+    """Whether a file can be read; what is wrong with it must be said with its name, in short."""
     try:
         with at_most(SECONDS):
             read(path)
             return True
     except InputError as error:
         said = str(error)
-    assert str(path.parent) in said, f"the message names no file: {said}"
+    assert names(path, said), f"the message names no file: {said}"
     assert "Traceback" not in said
+    longest = max(map(len, said.splitlines()))
+    assert longest <= LONGEST_MESSAGE, f"a message of {longest} characters: {said[:300]}"
     return False
 
 
@@ -319,16 +345,40 @@ def places(content, at=()):
             yield from places(value, (*at, key))
 
 
-def changed(draw, content, most=3):
-    """A copy of a configuration in which a few values are others, missing or under another key."""
+def near(draw, value):
+    """Another value of the same kind: what a user may well have written there."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return draw(st.sampled_from((value + 1, max(1, value - 1), 2 * value)))
+    if isinstance(value, float):
+        return value * draw(st.sampled_from((0.5, 0.9, 1.1)))
+    if isinstance(value, str):
+        return draw(
+            st.sampled_from((value, f"{value}/", f"./{value}", "é ü", "a b", "$(touch pwned)"))
+        )
+    if isinstance(value, list):
+        return draw(st.permutations(value))
+    if isinstance(value, dict):
+        return dict(draw(st.permutations(list(value.items()))))
+    return value
+
+
+def changed(draw, content, most=3, mildly=False):
+    """A copy of a configuration in which a few values are others, missing or under another key.
+
+    mildly: other values are of the same kind; some keys are missing, none has another name
+    """
     content = yaml.safe_load(yaml.safe_dump(content))
     for _ in range(draw(st.integers(0, most))):
         *path, last = draw(st.sampled_from(list(places(content)) or [("a",)]))
         block = content
         for key in path:
             block = block[key]
-        how = draw(st.sampled_from(("value", "value", "remove", "rename")))
-        if how == "value":
+        how = draw(st.sampled_from(("value", "value", "value", "remove", "rename")))
+        if mildly and (how != "remove" or not isinstance(block, dict)):
+            block[last] = near(draw, block[last])
+        elif how == "value":
             block[last] = draw(VALUES)
         elif isinstance(block, dict) and how == "remove":
             block.pop(last, None)
@@ -344,9 +394,14 @@ def yaml_contents(draw):
     given = PREDICTION | {"data_folder": "in", "trained_model": "in/model.ckpt"}
     given |= {"mask_folder": None}
     trained = TRAINING | {"data_folder": "in", "labels_folder": "labels", "pretrained_model": None}
-    files = [changed(draw, CONFIG), changed(draw, given), changed(draw, trained)]
+    files, mildly = [CONFIG, given, trained], draw(st.integers(0, 3)) > 0
+    if mildly:
+        which = draw(st.sampled_from((0, 1, 1, 2, 2)))
+        files[which] = changed(draw, files[which], 2, mildly)
+    else:
+        files = [changed(draw, file) for file in files]
     texts = [yaml.safe_dump(file, allow_unicode=True).encode() for file in files]
-    if draw(st.integers(0, 3)) == 0:
+    if not mildly and draw(st.integers(0, 2)) == 0:
         which = draw(st.integers(0, 2))
         texts[which] = draw(damaged(st.just(texts[which])))
     return b"\0---\0".join(texts)
@@ -367,44 +422,75 @@ def read_configurations(path):
         (folder / "p.csv").write_text("tomo,z,y,x\nTS_1,1,1,1\n")
         for name, text in zip(("config", "predict", "train"), (config, *stages), strict=False):
             (folder / f"{name}.yaml").write_bytes(text)
-        try:
-            content = read_yaml("config.yaml")
-            found, _ = read_configuration(content, ["config.yaml"])
-        except InputError as error:
-            # Messages name files as they are spelled, here relative to the folder.
-            raise InputError(f"{folder}: {error}") from error
+        content = read_yaml("config.yaml")
+        found, _ = read_configuration(content, ["config.yaml"])
         planned(found)
     finally:
         os.chdir(here)
 
 
+def names_a_configuration(path, said):
+    """Whether each mistake begins with the configuration file that it is in, as it is spelled."""
+    if said.startswith("config.yaml"):
+        return True  # which could not be read at all
+    heading, *mistakes = said.splitlines()
+    content = yaml.safe_load((path.parent / "config.yaml").read_bytes())
+    entries = [content.get(section) for section in ("train", "predict")]
+    stages = [str(file) for each in entries if isinstance(each, dict) for file in each.values()]
+    begins = tuple(f"  {file}" for file in ("config.yaml", *stages))
+    assert "in the configuration" in heading, heading
+    return mistakes and all(mistake.startswith(begins) for mistake in mistakes)
+
+
+# Keys whose values are folders to write into.
+OUTPUT_KEYS = ("output_path", "prediction_folder", "patches_folder", "temp_dir", "log_dir")
+
+
 def planned(stages):
-    """Plan all that a configuration asks for; every output must lie in a folder that it names."""
-    plan.checks(stages)
-    for name in stages.train:
-        plan.training(stages, name)
-    for name in stages.predict:
-        plan.prediction(stages, name)
-    for name in stages.label:
-        plan.labelling(stages, name)
+    """Plan all that a configuration asks for; every output must lie in a folder that it names.
+
+    Or in a folder for checks, logs and benchmarks. In the working folder itself, nothing is written
+    but the overview.
+    """
+    given = [plan.training(stages, name) for name in stages.train]
+    given += [plan.prediction(stages, name) for name in stages.predict]
+    given += [plan.labelling(stages, name) for name in stages.label]
+    given += [plan.scaling(stages, name) for name in stages.scale]
+    given += plan.checks(stages).values()
     files = plan.targets(stages)
     plan.with_aliases(files, plan.aliases(files))
     plan.overview(stages)
-    folders = {os.path.realpath(writer.folder) for writer in stages.writers}
-    folders |= {os.path.realpath(folder) for folder in ("checks", ".")}
-    for file in {file for each in files.values() for file in each}:
-        inside = [os.path.commonpath((os.path.realpath(file), top)) == top for top in folders]
-        assert any(inside), f"{file} lies in none of {folders}"
+    sections = (stages.simulate, stages.scale, stages.label, stages.train, stages.predict)
+    entries = [entry for section in sections for entry in section.values()]
+    folders = [entry[key] for key in OUTPUT_KEYS for entry in entries if entry.get(key)]
+    folders += [
+        entry["labels_folder"]
+        for entry in stages.train.values()
+        if entry["labels_folder_for_filtering"]
+    ]
+    outputs = {file for each in files.values() for file in each}
+    check_inside(outputs - {"overview.html", "overview.tsv"}, [*folders, "checks"])
+    for key in ("logs", "benchmarks", "admitted"):
+        own = {each["paths"][key] for each in given if key in each["paths"]}
+        check_inside(own, ["checks" if key == "admitted" else key])
+
+
+def check_inside(files, folders):
+    """Every file must lie in one of the folders."""
+    tops = {os.path.realpath(folder) for folder in folders}
+    for file in files:
+        inside = [os.path.commonpath((os.path.realpath(file), top)) == top for top in tops]
+        assert any(inside), f"{file} lies in none of {tops}"
 
 
 # Checkpoints
 
 
-def checkpoint_content():
-    """What a small checkpoint holds."""
+def checkpoint_content(**others):
+    """What a small checkpoint holds; others: sizes of the network that are not the usual ones."""
     from networks import random_network
 
-    network = random_network()
+    network = random_network(**others)
     sizes = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in vars(network.sizes).items()
@@ -438,13 +524,58 @@ OPCODES = st.lists(
 
 
 @st.composite
+def good_checkpoint(draw):
+    """What a checkpoint of another program's version holds: of any network, with more than we need.
+
+    Of other precision, with settings that we do not know.
+    """
+    import torch
+
+    from networks import KINDS
+
+    content = checkpoint_content(**KINDS[draw(st.sampled_from(sorted(KINDS)))])
+    dtype = draw(st.sampled_from((torch.float32, torch.float16, torch.bfloat16, torch.float64)))
+    state = content["state_dict"]
+    real = sorted(name for name, value in state.items() if value.is_floating_point())
+    state |= {name: state[name].to(dtype) for name in real}
+    if draw(st.booleans()):
+        state[draw(st.sampled_from(real))] *= draw(st.sampled_from((0, -1, 1e-7, 1e4)))
+    extra = st.dictionaries(st.text(max_size=6), VALUES, max_size=2)
+    content |= {"epoch": draw(st.integers()), "callbacks": draw(extra)}
+    content["hyper_parameters"] |= draw(extra)
+    return content
+
+
+def laughing(depth, width=10):
+    """A list of lists of lists ..., in a few bytes as it holds the same one so many times."""
+    found = [1]
+    for _ in range(depth):
+        found = [found] * width
+    return found
+
+
+@st.composite
 def checkpoint_contents(draw):
     """A checkpoint with other settings or weights, of another pickle, or with damaged bytes."""
     import torch
 
+    hows = ("settings", "sizes", "weights", "pickle", "bytes", "lying")
+    how = draw(st.sampled_from((*("good",) * 8, *hows)))
+    if how == "good":
+        return saved(draw(good_checkpoint()))
     content = checkpoint_content()
-    how = draw(st.sampled_from(("settings", "weights", "pickle", "bytes", "lying")))
-    if how == "settings":
+    if how == "sizes":
+        block = content["hyper_parameters"][draw(st.sampled_from(("config", "backbone_config")))]
+        sizes = block["parameters"]["network"]
+        sizes[draw(st.sampled_from(sorted(sizes)))] = draw(
+            st.one_of(
+                VALUES,
+                st.builds(laughing, st.integers(0, 30)),
+                st.integers(0, 2**20000),
+                st.integers(1, 10**6).map(lambda length: length * "x"),
+            )
+        )
+    elif how == "settings":
         content["hyper_parameters"] = changed(draw, content["hyper_parameters"])
     elif how == "weights":
         name = draw(st.sampled_from(sorted(content["state_dict"])))
@@ -487,11 +618,353 @@ def with_pickle(content, at, opcodes, lying):
 
 
 def read_model(path):
-    load_network(path)
+    """Load a network and let it score a few voxels."""
+    import torch
+
+    network = load_network(path)
+    sizes = network.sizes
+    with torch.inference_mode():
+        network(torch.zeros(1, sizes.in_channels, *(sizes.stride,) * sizes.spatial_dims))
 
 
 def read_last(path):
     read_callback_state(path, "Checkpoints")
+
+
+# HDF5 files
+
+# A pipe of this name lies beside each file: who follows a link to it waits, which is noticed.
+ELSEWHERE = "elsewhere.h5"
+ODD_DTYPES = (
+    "?", "i1", "u1", "<u2", ">i4", "i8", "u8", "<f2", ">f4", "f8", "f16", "c8", "S3", "V4",
+    "a mapping", "texts", "lists", "references", "an enumeration",
+)  # fmt: skip
+ODD_ATTRIBUTES = (
+    0, -1, 2**63, 1e308, float("nan"), float("inf"), True, "", "ä", "{}", "[1]", "7", '{"data": 1}',
+    50000 * "[", 60000 * "x", b"\xff", (1, 2), (1.0, float("nan"), -2.0), ((1, 2, 3),) * 2,
+    ("a", "b", "c"), np.zeros(0), np.zeros((0, 3)), np.void(b"ab"), 1 + 2j, None,
+)  # fmt: skip
+
+
+def hdf5_dtype(name):
+    """The type of a name of ODD_DTYPES."""
+    import h5py
+
+    special = {
+        "a mapping": np.dtype([("a", "u1"), ("b", "f4")]),
+        "texts": h5py.string_dtype(),
+        "lists": h5py.vlen_dtype(np.uint8),
+        "references": h5py.ref_dtype,
+        "an enumeration": h5py.enum_dtype({"OUT": 0, "IN": 1}, "i1"),
+    }
+    return special[name] if name in special else np.dtype(name)
+
+
+def put_odd(draw, file, name):
+    """Put something else where an open HDF5 file has a dataset."""
+    import h5py
+
+    old = file[name]
+    shape, values = old.shape, old[()]
+    del file[name]
+    wild = st.tuples(*(st.integers(0, 7) for _ in shape)).map(tuple)
+    how = draw(
+        st.sampled_from(("dtype", "dtype", "shape", "values", "huge", "missing", "group", "null",
+                         "scalar", "soft", "external", "virtual", "raw", "filter", "chunks"))
+    )  # fmt: skip
+    if how == "dtype":
+        dtype = hdf5_dtype(draw(st.sampled_from(ODD_DTYPES)))
+        plain = dtype.kind in "biuf" and not h5py.check_enum_dtype(dtype)
+        with np.errstate(all="ignore"):
+            file.create_dataset(name, shape, dtype, data=values.astype(dtype) if plain else None)
+    elif how == "shape":
+        file.create_dataset(name, draw(wild), old.dtype if old else values.dtype)
+    elif how == "values":
+        odd = draw(st.sampled_from((255, 254, 3, 1)))
+        file[name] = np.where(np.arange(values.size).reshape(shape) % 7, values, odd).astype(
+            values.dtype
+        )
+    elif how == "huge":
+        edge = draw(st.sampled_from((2**14, 2**20, 2**31, 2**62)))
+        size = (*shape[:-1], edge) if edge > 2**20 else (edge,) * len(shape)
+        file.create_dataset(name, size, values.dtype, chunks=(1,) * len(shape))
+    elif how == "group":
+        file.create_group(name)
+    elif how == "null":
+        file[name] = h5py.Empty(values.dtype)
+    elif how == "scalar":
+        file[name] = 7
+    elif how == "soft":
+        file[f"other {name}"] = values
+        where = (name, f"/other {name}", "nothing", "/")
+        file[name] = h5py.SoftLink(draw(st.sampled_from(where)))
+    elif how == "external":
+        where = draw(st.sampled_from((ELSEWHERE, "/etc/passwd", "nothing.h5")))
+        file[name] = h5py.ExternalLink(where, name)
+    elif how == "virtual":
+        layout = h5py.VirtualLayout(shape, values.dtype)
+        layout[...] = h5py.VirtualSource(ELSEWHERE, name, shape)
+        file.create_virtual_dataset(name, layout)
+    elif how == "raw":
+        where = draw(st.sampled_from((ELSEWHERE, "/etc/passwd")))
+        file.create_dataset(name, shape, values.dtype, external=[(where, 0, values.nbytes)])
+    elif how == "filter":
+        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_chunk(shape)
+        number = draw(st.sampled_from((300, 305, 511, 32000, 40000)))
+        settings.set_filter(number, h5py.h5z.FLAG_OPTIONAL)
+        space = h5py.h5s.create_simple(shape)
+        kind = h5py.h5t.py_create(values.dtype)
+        h5py.h5d.create(file.id, name.encode(), kind, space, settings)
+    elif how == "chunks":
+        edge = draw(st.sampled_from((7, 300, 1024)))
+        free = (None,) * len(shape)
+        file.create_dataset(name, shape, values.dtype, chunks=(edge,) * len(shape), maxshape=free)
+
+
+def with_oddities(draw, file):
+    """Change up to two things in an open HDF5 file: datasets and attributes."""
+    for _ in range(draw(st.sampled_from((0, 0, 0, 1, 1, 2)))):
+        names = sorted(n for n in file if _is_plain(file, n) and not n.startswith("other"))
+        if names and draw(st.booleans()):
+            put_odd(draw, file, draw(st.sampled_from(names)))
+        elif draw(st.booleans()):
+            file.require_dataset(draw(st.sampled_from(("a\nb", "é", "notes"))), (3,), "f4")
+        else:
+            name = draw(st.sampled_from((*sorted(file.attrs), "voxel_size", "origin")))
+            file.attrs.pop(name, None)
+            value = draw(st.sampled_from(ODD_ATTRIBUTES))
+            if value is not None:
+                file.attrs[name] = value
+
+
+def _is_plain(file, name):
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return False
+    there = file[name]
+    if not isinstance(there, h5py.Dataset) or there.is_virtual or there.external:
+        return False
+    return there.ndim in (2, 3, 4) and 0 < there.size < 10**5 and there.dtype.kind in "biuf"
+
+
+def in_memory(write):
+    """The bytes of an HDF5 file that write(file) fills."""
+    import h5py
+
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        write(file)
+    return content.getvalue()
+
+
+@st.composite
+def label_file(draw):
+    """A file of masks or labels, as others or as we write them, with up to two odd things in it."""
+
+    def write(file):
+        dtype = hdf5_dtype(draw(st.sampled_from(("u1", "u1", "i1", "<u2", ">i2", "f4", "?"))))
+        values = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 3, SHAPE).astype(dtype)
+        packed = draw(st.sampled_from((None, "gzip", "lzf")))
+        file.create_dataset("labels", data=values, compression=packed)
+        if draw(st.booleans()):
+            file.attrs["voxel_size"] = (10.0, 10.0, 10.0)
+        with_oddities(draw, file)
+
+    return in_memory(write)
+
+
+SCORED = {"data": {"min": 0, "max": 1, "mean": 0, "std": 1}}
+
+
+@st.composite
+def scores_file(draw):
+    """A file of scores, with up to two odd things in it."""
+    from cryoseg.scores import ScoresWriter
+
+    channels = draw(st.sampled_from((1, 2, 4)))
+    chance = np.random.default_rng(draw(st.integers(0, 9)))
+    attributes = {name: (0.0, 0.0, 0.0) for name in ("voxel_size", "origin", "nstart")}
+    attributes |= {"settings": SCORED, "versions": {}, "inputs": {}, "checkpoint_sha256": "ab"}
+    content = io.BytesIO()
+    keep = {name: draw(st.booleans()) for name in ("probabilities", "distances", "runners_up")}
+    with ScoresWriter(content, SHAPE, channels, attributes, **keep) as writer:
+        for dataset in writer.file.values():
+            most = channels if dataset.dtype == np.uint8 else 60000
+            dataset[...] = chance.integers(0, most, dataset.shape)
+        with_oddities(draw, writer.file)
+    return content.getvalue()
+
+
+@st.composite
+def patch_file(draw):
+    """A file of patches, with up to two odd things in it."""
+    from cryoseg.patches import INTEGERS, INTENSITIES, PatchWriter, patch_corners
+
+    channels = draw(st.sampled_from((1, 3)))
+    corners = patch_corners("t", SHAPE, (4, 4, 4), 0.5)
+    counts = np.ones((len(corners), channels), int)
+    about = {"voxel_size": (10.0, 10.0, 10.0), "intensities": (0.0, 1.0)}
+    volume = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 3, SHAPE)
+    content = io.BytesIO()
+    with PatchWriter(content, "t", SHAPE, (4, 4, 4), corners, counts, about) as writer:
+        writer.write("image", volume.astype(np.float32), INTENSITIES)
+        if draw(st.booleans()):
+            writer.write("noisy", volume.astype(np.float16), INTENSITIES)
+        writer.write("labels", volume.astype(np.uint8), INTEGERS)
+        distances = np.repeat(volume[None].astype(np.int8), channels, 0)
+        writer.write("distances", distances, INTEGERS)
+        with_oddities(draw, writer._file)
+    return content.getvalue()
+
+
+LABEL_DEMANDS = {
+    "predict_a": {"section": "predict", "min": 0, "max": 1},
+    "train_a": DEMANDS["train_a"] | {"filtered": True, "selected_labels": [1, 2]},
+    "evaluate_a": {"section": "evaluate", "classes": 3},
+}
+
+
+def tomogram_beside(path):
+    """A good tomogram of SHAPE beside a file, and a pipe that no link may lead into."""
+    from cryoseg.volumes import write_mrc
+
+    os.mkfifo(path.with_name(ELSEWHERE))
+    tomogram = path.with_name("t.mrc")
+    values = np.linspace(0, 1, np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    write_mrc(tomogram, values, voxel_size=10.0)
+    write_mrc(path.with_name("true.mrc"), (values > 0.5).astype(np.uint8), voxel_size=10.0)
+    return tomogram
+
+
+def read_labels(path):
+    """All that the workflow does with masks and labels: each reader answers by itself."""
+    from cryoseg.label_volumes import FilteredLabels, count_values, merge_masks, new_labels
+    from evaluate_labels import evaluate_labels
+
+    tomogram = tomogram_beside(path)
+    evaluation = {"tolerance_nm": 1.0, "class_names": None, "stages": ["a", "b"], "particles": None}
+
+    def check():
+        companions = dict.fromkeys(LABEL_DEMANDS, path)
+        found = check_tomogram(tomogram, "t", LABEL_DEMANDS, companions).findings
+        unjudged = [each for each in found if "cannot be judged" in each.sentence]
+        assert not unjudged, unjudged
+
+    def mask():
+        for shape in (SHAPE, (5, 9, 6)):
+            open_mask(path, shape)[slice(0, 4), slice(0, 5), slice(1, 6)]
+
+    def filtering():
+        volume = open_label_volume(path)
+        FilteredLabels(volume, new_labels(path, count_values(volume), [1, 2], True))[slice(0, 2)]
+
+    def merging():
+        merge_masks({1: open_label_volume(path), 2: open_label_volume(path)}, rim=1.0)
+
+    def evaluating():
+        good, table = path.with_name("true.mrc"), path.with_name("t_evaluation.tsv")
+        for found, true in ((path, good), (good, path), (path, path)):
+            evaluate_labels(found, true, table, mask=path, compared=[path], settings=evaluation)
+
+    each_answers(path, check, mask, filtering, merging, evaluating)
+
+
+def each_answers(path, *readers):
+    """Call the readers one after the other; raises the first InputError, once all have answered."""
+    refused = []
+    for read in readers:
+        try:
+            read()
+        except InputError as error:
+            refused.append(error)
+    unnamed = [str(error) for error in refused if str(path) not in str(error)]
+    assert not unnamed, f"messages name no file: {unnamed}"
+    if refused:
+        raise refused[0]
+
+
+def read_scores(path):
+    """What the steps after scoring do with its file."""
+    from cryoseg.prediction_tally import count_prediction
+    from cryoseg.scores import open_scores
+    from label_voxels import label_voxels
+
+    tomogram = tomogram_beside(path)
+    settings = {"threshold": None, "postprocessing": False, "3d_postprocessing": False,
+                "postprocessing_sizes": {1: 3}}  # fmt: skip
+
+    def labelling():
+        with open_scores(path) as scores:
+            internal = "probs" in scores and "distances" in scores
+        label_voxels(
+            path, tomogram, path.with_name("t_preds.h5"), mrc=path.with_name("t_preds.mrc"),
+            settings=settings | {"save_internal_files": internal}, scored=SCORED,
+        )  # fmt: skip
+
+    def counting():
+        with open_scores(path) as scores:
+            labels = np.ones(scores["probability"].shape, np.uint8)
+            count_prediction(labels, scores)
+
+    each_answers(path, labelling, counting)
+
+
+def read_patches(path):
+    """What a training does with a file of patches."""
+    from cryoseg.patches import PatchFile
+
+    tomogram_beside(path)
+    patches = PatchFile(path)
+    for number in range(len(patches)):
+        for read in (patches.image, patches.noisy, patches.labels, patches.distances):
+            read(number)
+
+
+class CrashError(Exception):
+    """The interpreter itself died over a file."""
+
+
+class Apart:
+    """Reads files in another process, so that a crash is seen; a new one follows each crash."""
+
+    def __init__(self, read):
+        self.read, self._process = read, None
+
+    def __call__(self, path):
+        if self._process is None:
+            context = multiprocessing.get_context("fork")
+            self._pipe, other = context.Pipe()
+            self._process = context.Process(target=self._answer, args=(other,), daemon=True)
+            self._process.start()
+            other.close()
+        try:
+            self._pipe.send(path)
+            outcome, said = self._pipe.recv()
+        except BaseException as error:
+            self._process.kill()
+            self._process.join()
+            status, self._process = self._process.exitcode, None
+            if isinstance(error, (EOFError, ConnectionError)):
+                raise CrashError(f"the process that read it ended with {status}") from error
+            raise
+        if outcome == "refused":
+            raise InputError(said)
+        assert outcome == "read", said
+
+    def _answer(self, pipe):
+        """What the other process does: read what it is told to, and tell how that ended."""
+        while True:
+            path = pipe.recv()
+            try:
+                with at_most(SECONDS, 2 * SECONDS_OF_CLOCK):  # the one that waits gives up first
+                    self.read(path)
+                pipe.send(("read", ""))
+            except InputError as error:
+                pipe.send(("refused", str(error)))
+            except BaseException:
+                pipe.send(("failed", traceback.format_exc()))
 
 
 # The campaign
@@ -504,7 +977,9 @@ TARGETS = {
     "csv": Target(
         st.one_of(CSV_TABLES, damaged(CSV_TABLES), st.binary(max_size=200)), read_places, ".csv"
     ),
-    "yaml": Target(yaml_contents(), read_configurations, ".files"),
+    "yaml": Target(
+        yaml_contents(), read_configurations, ".files", names_a_configuration, least=1 / 3
+    ),
     "yaml text": Target(
         st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode)).filter(
             lambda content: b"\0---\0" not in content
@@ -512,8 +987,14 @@ TARGETS = {
         lambda path: read_yaml(path),
         ".yaml",
     ),
-    "checkpoint": Target(checkpoint_contents(), read_model, ".ckpt"),
+    "checkpoint": Target(checkpoint_contents(), read_model, ".ckpt", least=1 / 3),
     "last checkpoint": Target(checkpoint_contents(), read_last, ".ckpt"),
+    "labels": Target(label_file(), Apart(read_labels), "_preds.h5", least=1 / 3),
+    "scores": Target(scores_file(), Apart(read_scores), "_scores.h5", least=1 / 3),
+    "patches": Target(patch_file(), Apart(read_patches), "_patches.h5", least=1 / 3),
+    "labels bytes": Target(damaged(label_file()), Apart(read_labels), "_preds.h5"),
+    "scores bytes": Target(damaged(scores_file()), Apart(read_scores), "_scores.h5"),
+    "patches bytes": Target(damaged(patch_file()), Apart(read_patches), "_patches.h5"),
 }  # fmt: skip
 
 
@@ -539,7 +1020,7 @@ def trial(target, folder, counts, **options):
             path = Path(own) / f"input{target.ending}"
             path.write_bytes(content)
             started = time.process_time()
-            outcome = "read" if answered(target.read, path) else "refused"
+            outcome = "read" if answered(target.read, path, target.names) else "refused"
             counts[outcome] += 1
             counts["slowest"] = max(counts["slowest"], time.process_time() - started)
         left = os.listdir(folder)

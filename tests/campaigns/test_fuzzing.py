@@ -8,7 +8,7 @@ import pytest
 from cryoseg.errors import InputError
 from cryoseg.folders import files_and_others
 from cryoseg.job_resources import header_shape
-from fuzzing import ODD_NAMES, TARGETS, Hangs, answered, campaign
+from fuzzing import ODD_NAMES, TARGETS, Hangs, answered, at_most, campaign, check_inside
 from names import hostile_lab, outside
 from test_workflow import RAW
 
@@ -27,9 +27,12 @@ def silent():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TARGETS)
 def test_files_are_read_or_refused_with_the_reason(name, silent, tmp_path):
-    counts = campaign(TARGETS[name], 60, SEED, tmp_path)
-    assert counts["read"] + counts["refused"] >= 60
+    examples = 30 if TARGETS[name].ending.endswith(".h5") else 60
+    counts = campaign(TARGETS[name], examples, SEED, tmp_path)
+    tried = counts["read"] + counts["refused"]
+    assert tried >= examples
     assert counts["refused"]
+    assert counts["read"] >= TARGETS[name].least * tried, counts
 
 
 def test_a_campaign_finds_what_it_looks_for(tmp_path):
@@ -45,6 +48,24 @@ def test_a_campaign_finds_what_it_looks_for(tmp_path):
     for read, found in ((no_sentence, KeyError), (no_name, AssertionError), (never_ends, Hangs)):
         with pytest.raises(found):
             answered(read, tmp_path / "file")
+
+
+def test_a_campaign_notices_what_waits_and_what_fills_a_terminal(tmp_path):
+    def says_much(path):
+        raise InputError(f"{path}: {10_000 * 'x'}")
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Hangs), at_most(10, of_clock=0.5):
+        (tmp_path / "pipe").read_bytes()
+    with pytest.raises(AssertionError, match="a message of"):
+        answered(says_much, tmp_path / "file")
+
+
+def test_a_campaign_notices_what_is_written_elsewhere(tmp_path):
+    check_inside(["a/b/c.mrc", "a/x/../d.mrc"], ["a"])
+    for file in ("b.mrc", "a/../b.mrc", "ab/c.mrc", "/a/c.mrc"):
+        with pytest.raises(AssertionError, match="lies in none"):
+            check_inside([file], ["a"])
 
 
 def test_tomograms_with_hostile_names_are_planned_and_scaled_and_nothing_runs_in_them(tmp_path):
