@@ -8,6 +8,7 @@ import resource
 import struct
 import time
 import zipfile
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -437,6 +438,42 @@ def test_weights_that_are_infinite_or_nan_are_named(value, tmp_path):
     path = checkpoint_of(network, tmp_path / "model.ckpt")
     with pytest.raises(InputError, match=r"_model.semantic_head.0.weight hold NaN or infinity"):
         load_network(path)
+
+
+class Deceiving:
+    """Unpickled as an OrderedDict that has a method of another one's choice."""
+
+    def __init__(self, content, name):
+        self.content, self.name = content, name
+
+    def __reduce__(self):
+        return OrderedDict, (), {self.name: torch.Size}, None, iter(self.content.items())
+
+
+@pytest.mark.parametrize("name", ["items", "get", "__iter__", "values"])
+def test_methods_of_what_holds_the_weights_cannot_be_replaced(name, tmp_path):
+    network = random_network()
+    network._model.semantic_head[0].weight[0, 0] = float("nan")
+    content = torch.load(checkpoint_of(network, tmp_path / "good.ckpt"))
+    content = {key: Deceiving(value, name) for key, value in content.items()}
+    torch.save(Deceiving(content, name), tmp_path / "model.ckpt")
+    # By an ordinary loader, this holds no weights at all.
+    with pytest.raises(InputError, match=r"_model.semantic_head.0.weight hold NaN or infinity"):
+        load_network(tmp_path / "model.ckpt")
+
+
+class WithAttributes:
+    """Unpickled as weights of which attributes are set."""
+
+    def __reduce__(self):
+        made, arguments = torch.ones(2).__reduce_ex__(2)[:2]
+        return made, arguments, {"numpy": 1}
+
+
+def test_attributes_of_weights_cannot_be_set(tmp_path):
+    torch.save({"state_dict": {"a": WithAttributes()}}, tmp_path / "model.ckpt")
+    with pytest.raises(InputError, match="attributes are set of a tensor"):
+        load_network(tmp_path / "model.ckpt")
 
 
 @pytest.mark.parametrize("content", [[], {}, 7, {"callbacks": 7}, {"callbacks": [1]}], ids=str)

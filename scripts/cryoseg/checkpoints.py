@@ -16,9 +16,17 @@ import torch
 from cryoseg.errors import LONGEST_VALUE, InputError, printable, quoted, shortened
 from cryoseg.network import Architecture, SegmentationNetwork
 
+
+class _Mapping(OrderedDict):
+    """An OrderedDict whose attributes a pickle cannot set: methods among them."""
+
+    def __setstate__(self, state):
+        pass
+
+
 # All that weights and settings need; torch itself resolves the storages that tensors view.
 ALLOWED = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _Mapping,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
     ("torch", "Size"): torch.Size,
@@ -58,6 +66,10 @@ class _Empty(Placeholder):
         pass
 
 
+class _Tensor(Placeholder):
+    """Stands for a tensor or its size, which have all that they need when they are made."""
+
+
 class _Probe(pickle._Unpickler):
     """Goes through a pickle and makes nothing of it; refuses keys that are no plain values.
 
@@ -68,7 +80,14 @@ class _Probe(pickle._Unpickler):
     dispatch = pickle._Unpickler.dispatch.copy()
 
     def find_class(self, module, name):
-        return _Empty if (module, name) == ("collections", "OrderedDict") else Placeholder
+        if (module, name) == ("collections", "OrderedDict"):
+            return _Empty
+        return _Tensor if (module, name) in ALLOWED else Placeholder
+
+    def load_build(self):
+        if isinstance(self.stack[-2], _Tensor):
+            raise pickle.UnpicklingError("attributes are set of a tensor")
+        super().load_build()
 
     def persistent_load(self, pid):
         _check_keys(pid if isinstance(pid, tuple) else [pid])
@@ -93,6 +112,7 @@ class _Probe(pickle._Unpickler):
         _check_keys(self.stack)
         super().load_frozenset()
 
+    dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.DICT[0]] = load_dict
