@@ -166,7 +166,7 @@ def take_off_dead_locks(workflow):
         for note in dead:
             note.unlink(missing_ok=True)
         for each in living if persistence.locked else ():
-            logger.error(f"Another snakemake works in this folder: {each}.")
+            logger.error(f"Another snakemake works in this folder: {each}.{each.doubt}")
 
     @contextmanager
     def lock(persistence):

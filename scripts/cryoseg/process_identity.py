@@ -33,15 +33,20 @@ class ProcessIdentity:
     namespace: str
 
     @property
+    def is_known(self):
+        """Whether it can be known from here if it has ended."""
+        here = _here()
+        of_this_machine = (self.host, self.machine) == (here["host"], here["machine"])
+        same_numbers = self.namespace == here["namespace"]
+        return of_this_machine and (same_numbers or self.boot != here["boot"])
+
+    @property
     def is_gone(self):
         """Whether it has surely ended; False where that cannot be known from here."""
-        here = _here()
-        if (self.host, self.machine) != (here["host"], here["machine"]):
+        if not self.is_known:
             return False
-        if self.boot != here["boot"]:
+        if self.boot != _here()["boot"]:
             return True
-        if self.namespace != here["namespace"]:
-            return False
         if not number_is_taken(self.number):
             return True
         try:

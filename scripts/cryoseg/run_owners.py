@@ -44,6 +44,16 @@ class Owner:
         """Whether nothing of the run can be left; False where that cannot be known from here."""
         return not self.elsewhere and self.process.is_gone
 
+    @property
+    def doubt(self):
+        """What to do about a run of which cannot be known whether it lives; or an empty text."""
+        if not self.elsewhere and self.process.is_known:
+            return ""
+        return (
+            " Whether it still does cannot be known from here: if it was killed, and none of its "
+            "jobs runs any more, give `snakemake --unlock` once."
+        )
+
 
 def this_run(elsewhere):
     """The Owner that this process is."""

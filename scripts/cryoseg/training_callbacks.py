@@ -23,8 +23,9 @@ class WrittenAsideIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as aside:
-            torch.save(checkpoint, aside)
+        # A file of Python's, whose errors tell the system's reason; PyTorch's own do not.
+        with written_aside(path) as aside, open(aside, "wb") as file:
+            torch.save(checkpoint, file)
 
 
 class History(Callback):

@@ -255,8 +255,14 @@ def _why_not_written(error, path, places, byte_count):
     # What was written in vain is taken away.
     free += sum(512 * status.st_blocks for status in begun)
     if number in FULL or told or silent:
+        needed = f"{byte_count} bytes" if byte_count else f"more than {there} bytes"
+        if number == errno.EDQUOT or f"errno = {errno.EDQUOT}," in str(error):
+            return (
+                f"{path}: your quota is used up in {folder}: {needed} are needed; remove what you "
+                "no longer need there, or have it raised, then give the same command again"
+            )
         # Some libraries remove what they could not complete; what was free did not suffice.
-        needed = f"{byte_count} bytes" if byte_count else f"more than {max(there, free)} bytes"
+        needed = needed if byte_count else f"more than {max(there, free)} bytes"
         return (
             f"{path}: no space is left in {folder}: {needed} are needed, {free} are free; make "
             "space, then give the same command again"

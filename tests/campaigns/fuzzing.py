@@ -114,14 +114,55 @@ def at_most(seconds, of_clock=SECONDS_OF_CLOCK):
             signal.signal(number, before[number])
 
 
+# What the interpreter tells of before it does it, and no reading of a file asks for.
+RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen",
+        "pty.spawn", "socket.connect", "code.__new__")  # fmt: skip
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+class Deeds:
+    """What is run, or written outside a folder, between begin and end; the system's word for it."""
+
+    def __init__(self):
+        self.folder, self.found = None, []
+        sys.addaudithook(self._hear)  # for as long as the interpreter lives
+
+    def begin(self, folder):
+        self.folder, self.found = os.path.realpath(folder), []
+
+    def end(self):
+        self.folder = None
+        return self.found
+
+    def _hear(self, event, arguments):
+        if self.folder is None:
+            return
+        if event in RUNS:
+            self.found.append(f"{event}{arguments!r:.200}")
+        elif event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
+            path = os.path.realpath(os.fsdecode(arguments[0]))
+            ours = path.startswith(f"{self.folder}{os.sep}") or path == os.devnull
+            if not ours and "__pycache__" not in path:
+                self.found.append(f"{path} is written")
+
+
+DEEDS = Deeds()
+
+
 def answered(read, path, names=names_it):
     """Whether a file can be read; what is wrong with it must be said with its name, in short."""
+    DEEDS.begin(path.parent)
     try:
         with at_most(SECONDS):
             read(path)
-            return True
+        said = None
     except InputError as error:
         said = str(error)
+    finally:
+        done = DEEDS.end()
+    assert not done, f"reading it does more: {done[:3]}"
+    if said is None:
+        return True
     assert names(path, said), f"the message names no file: {said}"
     assert "Traceback" not in said
     longest = max(map(len, said.splitlines()))

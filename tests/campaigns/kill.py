@@ -95,7 +95,7 @@ class WritesInPlace:
     However short the moment is in which it is not whole; Watch alone would have to look just then.
     """
 
-    MODIFY, MOVED_TO, CREATE, FOLDER = 0x2, 0x80, 0x100, 0x40000000  # sys/inotify.h
+    MODIFY, MOVED_TO, CREATE, OVERFLOW, FOLDER = 0x2, 0x80, 0x100, 0x4000, 0x40000000  # inotify.h
 
     def __init__(self, folder):
         self.found, self._system = set(), ctypes.CDLL(None, use_errno=True)
@@ -126,6 +126,8 @@ class WritesInPlace:
                 if mask & self.FOLDER:
                     if mask & (self.CREATE | self.MOVED_TO) and name not in NOT_OURS:
                         self._follow(path)
+                elif mask & self.OVERFLOW:
+                    self.found.add(Path("there were more events than the system keeps"))
                 elif mask & self.MODIFY and not name.startswith("."):
                     self.found.add(path)
 
@@ -267,7 +269,10 @@ def wait_for_orphans(before):
 
 
 def disturb(lab, watch, chance, files):
-    """Run the workflow and strike it once, at a random moment up to the last of so many files."""
+    """Run the workflow and strike it once, at a random moment up to the last of so many files.
+
+    Returns what was struck, (what, how) or None, and the processes that the run had.
+    """
     run, family = start(lab), []
     wanted, patience = (
         chance.randint(min(len(watch.seen), files), files),
@@ -279,7 +284,7 @@ def disturb(lab, watch, chance, files):
             at = time.monotonic() + patience
         time.sleep(0.02)
     if run.poll() is not None:
-        return None
+        return None, []
     with contextlib.suppress(psutil.NoSuchProcess):
         family = psutil.Process(run.pid).children(recursive=True)
     struck = strike(run, chance)
@@ -288,8 +293,7 @@ def disturb(lab, watch, chance, files):
     except subprocess.TimeoutExpired as error:
         run.kill()
         raise FoundError(f"after {struck}, snakemake hangs for {LONGEST_RUN} s") from error
-    wait_for_orphans(family)
-    return struck
+    return struck, family
 
 
 def left_over(lab):
@@ -320,11 +324,15 @@ def one_round(folder, seed, inputs, reference, struck, targets=WHOLE, most=3):
     with Watch(lab.folder) as watch:
         watch.look()
         files = count_files(reference)
-        kills = chance.randint(1, most)
-        for _ in range(kills):
-            if hit := disturb(lab, watch, chance, files):
+        for _ in range(chance.randint(1, most)):
+            hit, family = disturb(lab, watch, chance, files)
+            if hit:
                 struck.append(hit)
+            # Or the next run begins beside jobs of this one that have not noticed yet.
+            if chance.random() < 0.5:
+                wait_for_orphans(family)
         finish(lab)
+        wait_for_orphans(family)
     if watch.damaged:
         raise FoundError(f"not whole under a final name: {watch.damaged[:5]}")
     if differing := list(differences(lab.folder, reference)):

@@ -66,7 +66,8 @@ def many(tomograms, cores):
             )
             rows = [path.read_text().splitlines()[-1].split("\t") for path in files]
             seconds = np.mean([float(row[0]) for row in rows])
-            cpu = np.mean([float(row[-1]) for row in rows])
+            # NA where a job was over before Snakemake looked.
+            cpu = np.mean([float(row[-1]) for row in rows if row[-1] != "NA"])
             print(f"{step:16} {len(rows):5} {seconds:8.2f} {cpu:18.2f}", end=" ")
             print(f"{import_seconds(step):18.2f}", flush=True)
         assert not lab.plan()

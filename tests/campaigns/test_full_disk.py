@@ -1,6 +1,7 @@
 """A disk that is full, a folder that may not be written or is gone: said, and nothing is lost."""
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -115,6 +116,22 @@ def test_a_full_disk_is_said_with_path_and_bytes_and_nothing_half_written_stays(
         assert (disk / "file.ckpt").read_text() == "as before"
         enlarge(disk, 1000)
         write(disk / "file.ckpt")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EDQUOT, "Disk quota exceeded"),
+     OSError(f"Unable to write (errno = {errno.EDQUOT}, error message = 'Disk quota exceeded')")],
+)  # fmt: skip
+def test_a_quota_that_is_used_up_is_no_full_disk(error, tmp_path):
+    def write():
+        with written_aside(tmp_path / "a.h5") as aside:
+            aside.write_text("begun")
+            raise error
+
+    with pytest.raises(InputError, match=r"a.h5: your quota is used up in .*: more than 5 bytes"):
+        write()
+    assert not list(tmp_path.iterdir())
 
 
 @needs_root

@@ -45,7 +45,19 @@ def test_a_campaign_finds_what_it_looks_for(tmp_path):
     def never_ends(path):
         raise Hangs("no answer")
 
-    for read, found in ((no_sentence, KeyError), (no_name, AssertionError), (never_ends, Hangs)):
+    def runs(path):
+        os.system("true")
+
+    def writes(path):
+        (path.parent.parent / "elsewhere").write_text("")
+
+    for read, found in (
+        (runs, AssertionError),
+        (writes, AssertionError),
+        (no_sentence, KeyError),
+        (no_name, AssertionError),
+        (never_ends, Hangs),
+    ):
         with pytest.raises(found):
             answered(read, tmp_path / "file")
 

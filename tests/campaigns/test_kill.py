@@ -1,5 +1,6 @@
 """The small form of kill.py: ten rounds of the steps that take a second each."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -87,6 +88,30 @@ def test_a_file_that_is_written_under_its_final_name_is_seen_however_short_that_
     ]
 
 
+# Loaded by each interpreter before anything else: kills the first that begins a script of a rule.
+KILLS_THE_FIRST = """
+import os, signal, sys
+if any("scripts/tmp" in word for word in sys.orig_argv) and not os.path.exists("was killed"):
+    open("was killed", "w").close()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_job_that_is_killed_before_it_can_say_a_word_does_not_fail_for_an_earlier_reason(
+    tmp_path, monkeypatch
+):
+    lab = fill(Lab(tmp_path / "lab"))
+    lab.run("scaled/TS_1.mrc")
+    (log,) = (lab.folder / "logs").rglob("TS_1.log")
+    log.write_text("error: an earlier reason, for which another try would fail alike\n")
+    (lab.folder / "scaled" / "TS_1.mrc").unlink()
+    (tmp_path / "sitecustomize.py").write_text(KILLS_THE_FIRST)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert "an earlier reason" not in lab.run("scaled/TS_1.mrc")
+    assert (lab.folder / "was killed").exists()
+    assert (lab.folder / "scaled" / "TS_1.mrc").exists()
+
+
 def locked_by(lab, process):
     """Lock a Lab as a run with the number of a process would, and note whose the lock is."""
     locks = lab.folder / ".snakemake" / "locks"
@@ -105,6 +130,7 @@ def test_the_lock_of_a_run_that_lives_is_respected_and_that_of_a_dead_one_taken_
             shown = lab.run("scaled/TS_1.mrc", fails=True)
             assert "cannot be locked" in shown
             assert f"Another snakemake works in this folder: process {other.pid} on" in shown
+            assert "--unlock` once" not in shown
             other.send_signal(signal.SIGKILL)
             other.wait()
             assert owner.is_dead
@@ -184,6 +210,9 @@ def test_unlock_forgets_whose_the_locks_were(tmp_path):
     write_note(replace(owner, process=replace(owner.process, host="another")), notes)
     shown = lab.run("scaled/TS_1.mrc", fails=True)
     assert "Another snakemake works in this folder" in shown
+    assert (
+        "if it was killed, and none of its jobs runs any more, give `snakemake --unlock`" in shown
+    )
     lab.run("--unlock")
     assert not owners(notes)
     lab.run("scaled/TS_1.mrc")
