@@ -16,7 +16,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Groups of tests of minutes, the longest first, so that two workers end at about the same time.
 LONG = tuple(
     f"tests/{name}"
-    for name in ("slurm", "test_check.py", "test_workflow.py", "test_training_workflow.py")
+    for name in (
+        "slurm",
+        "test_check.py",
+        "test_workflow.py",
+        "campaigns/test_kill.py",
+        "test_training_workflow.py",
+        "test_train_model.py",
+        "test_estimates.py",
+    )
 )
 # Appended, not inserted: Snakemake's scripts see installed packages first, then scripts/.
 sys.path.append(str(REPOSITORY / "scripts"))

@@ -32,6 +32,8 @@ from test_workflow import Lab, fill
 
 SHAPE = (10, 100, 100)
 VOXELS = 100_000
+# What each record has, see cryoseg.provenance.
+RECORD = {"date": "2026-01-01", "inputs": [], "outputs": [], "settings": {}}
 
 
 class Bench:
@@ -105,7 +107,7 @@ class Bench:
         found = {"step_seconds": 2, "validation_seconds": 1, "device": "H200", "seconds": 30}
         found["scoring_operations_per_second"] = 1000
         (self.folder / "log" / "calibration.json").write_text(json.dumps(found))
-        place.write_text(json.dumps({"inputs": [], "settings": step.settings}))
+        place.write_text(json.dumps(RECORD | {"settings": step.settings}))
         self.write_benchmark(
             "benchmarks/semantic/calibrate_training.tsv", 30 + START["inspect_model"]
         )
@@ -118,7 +120,7 @@ class Bench:
         if measured:
             place = self.folder / record_path(output)
             place.parent.mkdir(exist_ok=True)
-            place.write_text(json.dumps({"measured": measured}))
+            place.write_text(json.dumps(RECORD | {"measured": measured}))
 
     def calibrate(self, checkpoint="abc", **settings):
         """With another checkpoint or other settings, if named."""
@@ -127,9 +129,10 @@ class Bench:
         place.parent.mkdir(parents=True)
         found = {"voxels_per_second": 1000, "start_seconds": 4, "device": "H200", "seconds": 30}
         (scores / "calibration.json").write_text(json.dumps(found | {"tile_memory": 7}))
-        inputs = [{"name": "checkpoint", "sha256": checkpoint}]
+        inputs = [{"name": "checkpoint", "path": "model.ckpt", "part": "content"}]
+        inputs[0]["sha256"] = checkpoint
         settings = {"settings": {"save_internal_files": False} | settings}
-        place.write_text(json.dumps({"inputs": inputs, "settings": settings}))
+        place.write_text(json.dumps(RECORD | {"inputs": inputs, "settings": settings}))
         (scores / "model.json").write_text(json.dumps({"sha256": "abc"}))
         self.write_benchmark("benchmarks/semantic/calibrate.tsv", 32)
 

@@ -40,6 +40,11 @@ from try_sizes import try_sizes
 from try_thresholds import try_thresholds
 
 SHAPE = (9, 11, 10)
+# What scores tell of the tomogram and the model that they are of.
+ABOUT = {
+    "checkpoint_sha256": 64 * "0", "voxel_size": (10.0,) * 3, "origin": (0.0,) * 3,
+    "nstart": (0,) * 3, "settings": {}, "versions": {},
+}  # fmt: skip
 
 
 @cache
@@ -144,7 +149,7 @@ def test_runners_up_are_kept_in_the_file_and_nothing_else_changes(tmp_path, tile
     for wanted in (False, True):
         scorer = Scorer(random_network(out_channels=5), runners_up=wanted)
         path = tmp_path / f"{wanted}.h5"
-        with ScoresWriter(path, volume.shape, 5, {}, runners_up=wanted) as writer:
+        with ScoresWriter(path, volume.shape, 5, ABOUT, runners_up=wanted) as writer:
             score_volume(
                 volume, writer.write, scorer, 1e12, Normalisation(), mask, tile_size=tile_size
             )
@@ -289,7 +294,7 @@ def choice(tmp_path):
     """Chooses thresholds and sizes by scores of TRUE: the table of the choice, and the stage."""
 
     def choose(scores, threshold):
-        with ScoresWriter(tmp_path / "s.h5", TRUE.shape, 3, {}, runners_up=True) as writer:
+        with ScoresWriter(tmp_path / "s.h5", TRUE.shape, 3, ABOUT, runners_up=True) as writer:
             writer.write([(0, size) for size in TRUE.shape], scores)
         write_mrc(tmp_path / "true.mrc", TRUE, voxel_size=10.0)
         (tmp_path / "model.json").write_text("{}")

@@ -25,6 +25,11 @@ from try_sizes import try_sizes  # noqa: E402
 from try_thresholds import try_thresholds  # noqa: E402
 
 CLASSES = 5
+# What scores tell of the tomogram and the model that they are of.
+ABOUT = {
+    "checkpoint_sha256": 64 * "0", "voxel_size": (10.0,) * 3, "origin": (0.0,) * 3,
+    "nstart": (0,) * 3, "settings": {}, "versions": {},
+}  # fmt: skip
 
 
 def labels_and_probability(shape, seed):
@@ -50,7 +55,7 @@ def write_files(folder, shape):
             "labels", data=found, chunks=OPEN_CHUNK, compression="gzip", compression_opts=GZIP_LEVEL
         )
         file.attrs["voxel_size"] = (10.0, 10.0, 10.0)
-    with ScoresWriter(folder / "scores.h5", shape, CLASSES + 1, {}, runners_up=True) as writer:
+    with ScoresWriter(folder / "scores.h5", shape, CLASSES + 1, ABOUT, runners_up=True) as writer:
         stored = np.rint(probability * PROBABILITY_STEPS).astype(np.uint16)
         writer.write([(0, size) for size in shape], {"winner": found, "probability": stored})
     lines = ["label\tthreshold\tchosen"]

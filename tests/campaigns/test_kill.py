@@ -29,14 +29,6 @@ def test_whatever_is_killed_the_same_command_again_gives_the_same_files():
     assert len(struck) >= 4
 
 
-@pytest.mark.slow
-def test_the_whole_workflow_survives_kills_as_well():
-    """Training, prediction by two stages, pictures, evaluation, overview."""
-    struck, finds = campaign(rounds=2, seed=5002, most=2)
-    assert not finds
-    assert struck
-
-
 def test_what_differs_from_an_undisturbed_run_is_seen(tmp_path):
     for folder in ("one", "other"):
         (tmp_path / folder / "scaled").mkdir(parents=True)
