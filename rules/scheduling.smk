@@ -1,8 +1,8 @@
 """How a run goes on where something fails: what Snakemake does not do by itself.
 
 A job whose input is wrong is not tried again; steps that gather files of all tomograms do without
-what could not be made; a lock that a killed run left is taken off; jobs at once fit into memory; what a
-full disk does not take is told of in words.
+what could not be made; a lock that a killed run left is taken off; jobs at once fit into memory;
+what a full disk does not take is told of in words.
 """
 
 import logging

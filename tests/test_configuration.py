@@ -323,13 +323,25 @@ def laughs(first, of_ten):
     [
         ("a: " + 5000 * "9", "line 1, column 4: is not valid YAML: a value that cannot be read"),
         ("a: 2024-13-01", "month must be in 1..12"),
+        ("a: !!timestamp foo", "line 1, column 4: .*a value that cannot be read"),
+        ("a: !!bool foo", "line 1, column 4: .*a value that cannot be read"),
         ("a: 2001-12-14t21:59:43+99:99", "a value that cannot be read"),
         ("a: 1" + 3000 * ":59" + ".5", "too large to convert to float"),
         ("a: " + 3000 * "[" + 3000 * "]", "nested too deeply"),
         (laughs("[1]", "[{}]".format), "holds aliases"),
         (laughs("{k: 1}", "{{<<: [{}]}}".format), "mappings that merge"),
     ],
-    ids=["digits", "month", "zone", "sixties", "deep", "laughing lists", "laughing merges"],
+    ids=[
+        "digits",
+        "month",
+        "timestamp",
+        "bool",
+        "zone",
+        "sixties",
+        "deep",
+        "laughing lists",
+        "laughing merges",
+    ],
 )
 def test_yaml_that_was_made_to_do_harm_is_refused_in_short(text, says, tmp_path):
     (tmp_path / "config.yaml").write_text(text)

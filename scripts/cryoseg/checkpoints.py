@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import torch
 
-from cryoseg.errors import LONGEST_VALUE, InputError, printable, quoted, shortened
+from cryoseg.errors import InputError, brief, quoted
 from cryoseg.network import Architecture, SegmentationNetwork
 
 
@@ -149,7 +149,7 @@ def read_checkpoint(path):
         raise
     except Exception as error:  # whatever unpickling stumbles over
         raise InputError(
-            f"{path}: the checkpoint cannot be read ({_brief(error)}); copy it anew"
+            f"{path}: the checkpoint cannot be read ({brief(error)}); copy it anew"
         ) from error
     state, settings = (_entry(content, path, key) for key in ("state_dict", "hyper_parameters"))
     for name, value in state.items():
@@ -159,23 +159,18 @@ def read_checkpoint(path):
             )
         if value.device.type != "cpu" or value.layout != torch.strided:
             raise InputError(
-                f"{path}: the weights {_brief(name)} are no plain numbers; save them as such"
+                f"{path}: the weights {brief(name)} are no plain numbers; save them as such"
             )
         # A tensor with strides of 0 is larger than the file it comes from.
         if value.nbytes > value.untyped_storage().nbytes():
             raise InputError(
-                f"{path}: the weights {_brief(name)} are larger than what is stored of them"
+                f"{path}: the weights {brief(name)} are larger than what is stored of them"
             )
         if not torch.isfinite(value).all():
             raise InputError(
-                f"{path}: the weights {_brief(name)} hold NaN or infinity; train the model anew"
+                f"{path}: the weights {brief(name)} hold NaN or infinity; train the model anew"
             )
     return dict(state), settings
-
-
-def _brief(said):
-    """What a library says, or a name in a file, for a message: in one line and not too long."""
-    return shortened(printable(str(said)), LONGEST_VALUE)
 
 
 def _check_archive(path):
@@ -196,7 +191,7 @@ def _check_archive(path):
         packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
         _refuse_bombs(path, packed, sum(m.file_size for m in members), byte_count)
         if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"{_brief(damaged)} has changed since it was written")
+            raise zipfile.BadZipFile(f"{brief(damaged)} has changed since it was written")
     # By torch's own reader as well: another one may see other members in an archive that was made
     # to deceive.
     with _damage_named(path):
@@ -219,7 +214,7 @@ def _damage_named(path):
         raise
     except Exception as error:
         raise InputError(
-            f"{path}: the checkpoint is cut off or damaged ({_brief(error)}); copy it anew"
+            f"{path}: the checkpoint is cut off or damaged ({brief(error)}); copy it anew"
         ) from error
 
 
@@ -227,7 +222,7 @@ def _refuse_bombs(path, packed, unpacked, byte_count):
     """Refuse archives with members that are packed, or that are larger together than the file."""
     if packed:
         raise InputError(
-            f"{path}: {_brief(packed[0])} is compressed, which PyTorch never does; not a checkpoint"
+            f"{path}: {brief(packed[0])} is compressed, which PyTorch never does; not a checkpoint"
         )
     if unpacked > byte_count:
         raise InputError(
@@ -243,7 +238,7 @@ def _refuse_programs(path, records):
     """
     if programs := [m for m in records if m == "constants.pkl" or m.startswith("code/")]:
         raise InputError(
-            f"{path}: holds a program ({_brief(programs[0])}), as torch.jit.save writes; it is not "
+            f"{path}: holds a program ({brief(programs[0])}), as torch.jit.save writes; it is not "
             "run. Name the checkpoint that the training wrote"
         )
 
@@ -300,7 +295,7 @@ def architecture_of(settings, path):
         return Architecture(**sizes)
     except InputError as error:
         raise InputError(
-            f"{path}: hyper_parameters describe a network that cannot be: {_brief(error)}"
+            f"{path}: hyper_parameters describe a network that cannot be: {brief(error)}"
         ) from error
 
 
@@ -323,12 +318,12 @@ def load_network(path):
             network = SegmentationNetwork(sizes)
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise InputError(
-            f"{path}: hyper_parameters describe a network that cannot be: {_brief(error)}"
+            f"{path}: hyper_parameters describe a network that cannot be: {brief(error)}"
         ) from error
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     differences = [
-        f"{_brief(name)}: {found.get(name, 'missing')} instead of {wanted.get(name, 'nothing')}"
+        f"{brief(name)}: {found.get(name, 'missing')} instead of {wanted.get(name, 'nothing')}"
         for name in sorted(wanted.keys() | found.keys())
         if wanted.get(name) != found.get(name)
     ]
@@ -348,7 +343,7 @@ def load_network(path):
     try:
         network.load_state_dict(state, assign=True)
     except RuntimeError as error:
-        raise InputError(f"{path}: the weights cannot be used: {_brief(error)}") from error
+        raise InputError(f"{path}: the weights cannot be used: {brief(error)}") from error
     return network.eval().requires_grad_(False)
 
 
@@ -363,9 +358,7 @@ def read_callback_state(path, callback):
     except MemoryError:
         raise
     except Exception as error:  # whatever unpickling stumbles over
-        raise InputError(
-            f"{path}: not a checkpoint that cryoseg wrote ({_brief(error)})"
-        ) from error
+        raise InputError(f"{path}: not a checkpoint that cryoseg wrote ({brief(error)})") from error
     if not isinstance(content, dict) or not isinstance(content.get("callbacks", {}), dict):
         raise InputError(f"{path}: not a checkpoint that cryoseg wrote")
     return content.get("callbacks", {}).get(callback)

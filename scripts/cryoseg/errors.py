@@ -56,3 +56,8 @@ def printable(text):
         sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
         for sign in text
     )
+
+
+def brief(said):
+    """What a library says, or a name in a file, for a message: in one line and not too long."""
+    return shortened(printable(str(said)), LONGEST_VALUE)

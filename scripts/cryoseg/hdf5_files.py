@@ -13,7 +13,7 @@ import h5py
 import hdf5plugin  # noqa: F401 - registers the filters of our own files
 import numpy as np
 
-from cryoseg.errors import LONGEST_VALUE, InputError, printable, quoted, shortened
+from cryoseg.errors import InputError, brief, quoted
 
 # The largest detectors give 4096 x 4096 pixels; HDF5 lets a file of 2 kB claim 2^64 voxels.
 MOST_VOXELS, LONGEST_AXIS = 2**36, 2**15
@@ -41,11 +41,6 @@ def damage_named(path, what="it cannot be read", remedy="copy it anew"):
         raise
     except Exception as error:
         raise InputError(f"{path}: {what} ({brief(error)}); {remedy}") from error
-
-
-def brief(said):
-    """What HDF5 says, or a name in a file, for a message: in one line and not too long."""
-    return shortened(printable(str(said)), LONGEST_VALUE)
 
 
 class StoredArray:

@@ -47,8 +47,7 @@ def log_to(path):
     original stderr; any other exception with its traceback in the log and its last line, or how
     much memory it lacked, on the original stderr. SIGTERM (Slurm's first signal) ends the block as
     an exception does, so that half-written files are removed. So does the end of the process that
-    started this one: of a run
-    that is killed, no job is to go on beside those of the next run.
+    started this one: of a run that is killed, no job is to go on beside those of the next run.
     """
     with _descriptors_into(path) as log, _logging_into(log), _sigterm_as_exit(), _not_alone():
         try:

@@ -119,7 +119,7 @@ def _here():
     return found
 
 
-def place():
+def place_of_numbers():
     """Text that is another one where process numbers count in something else."""
     here = _here()
     return f"{here['host']} {here['machine']} {here['namespace']}"

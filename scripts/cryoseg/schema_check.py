@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from jsonschema import Draft202012Validator
 
-from cryoseg.errors import LONGEST_VALUE, printable, quoted, shortened
+from cryoseg.errors import brief, quoted
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "config" / "schemas"
 # Numbers to people, text to YAML 1.1: an exponent without a point or without a sign.
@@ -104,7 +104,7 @@ def with_effect(content, rules):
 def dotted(keys):
     """Keys as people write them: parameters.data.patch_size[0]."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
-    return shortened(printable(text.removeprefix(".")), LONGEST_VALUE)
+    return brief(text.removeprefix("."))
 
 
 def requirement(rules):

@@ -17,9 +17,8 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from cryoseg.errors import InputError
+from cryoseg.errors import InputError, brief
 from cryoseg.hdf5_files import (
-    brief,
     damage_named,
     mapping_at,
     numbers_at,
@@ -27,11 +26,11 @@ from cryoseg.hdf5_files import (
     text_at,
     volume_in,
 )
+from cryoseg.volumes import PLACE
 
 # Probabilities are stored as sixteen-bit fractions: off by 7.7e-6 at most.
 PROBABILITY_STEPS = 65535
 REMEDY = "delete the file, so that the scores are computed anew"
-PLACE = ("voxel_size", "origin", "nstart")
 CHUNK = (32, 128, 128)
 # Chunks of the float32 volumes that people open with HDF5's built-in filters alone.
 OPEN_CHUNK = (16, 64, 64)

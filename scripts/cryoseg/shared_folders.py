@@ -82,7 +82,7 @@ def _read(note):
         return {"run": str(found["run"]), "entries": dict(found["entries"])}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{note}: it is no note of a run ({error}); delete it") from error
 
 

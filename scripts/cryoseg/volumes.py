@@ -17,10 +17,10 @@ from mrcfile import utils as mrc_format
 
 import cryoseg
 from cryoseg import mrc_headers
-from cryoseg.errors import InputError, quoted
+from cryoseg.errors import InputError, brief, quoted
 from cryoseg.folders import FULL
-from cryoseg.hdf5_files import brief, damage_named, open_hdf5, volume_in
-from cryoseg.process_identity import number_is_taken, place
+from cryoseg.hdf5_files import damage_named, open_hdf5, volume_in
+from cryoseg.process_identity import number_is_taken, place_of_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,9 @@ SLAB_BYTES = 32 * 2**20
 ANGSTROM3_PER_NM3 = 1000
 # A disk with fewer bytes than these is full.
 FULL_BELOW = 2**16
-# Slabs are thinner than chunks: a layer of chunks that is kept is decompressed once, not for each.
 # Attributes of an HDF5 file that say where it lies, and what may hold three numbers.
 PLACE, NUMBERS = ("voxel_size", "origin", "nstart"), (np.generic, tuple, int, float)
+# Slabs are thinner than chunks: a layer of chunks that is kept is decompressed once, not for each.
 LAYER_CACHE = {"rdcc_nbytes": 64 * 2**20, "rdcc_nslots": 10007}
 
 
@@ -329,7 +329,7 @@ def _aside_name(name, number=None):
 
     On a shared file system, process numbers alone are not unique; nor are they beside containers.
     """
-    where = hashlib.sha256(place().encode()).hexdigest()[:8]
+    where = hashlib.sha256(place_of_numbers().encode()).hexdigest()[:8]
     return f".{where}-{os.getpid() if number is None else number}-{name}"
 
 

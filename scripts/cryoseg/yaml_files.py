@@ -80,10 +80,13 @@ class _Loader(yaml.SafeLoader):
         self.repeated = []  # (key, line)
 
     def construct_object(self, node, deep=False):
-        """As SafeLoader's, which leaves it to Python to refuse a date of a thirteenth month."""
+        """As SafeLoader's, which leaves it to Python to refuse a date of a thirteenth month.
+
+        A tag that a value does not fit (!!bool foo, !!timestamp foo) it does not think of at all.
+        """
         try:
             return super().construct_object(node, deep=deep)
-        except (ValueError, OverflowError) as error:
+        except (ValueError, OverflowError, AttributeError, KeyError) as error:
             # Python's advice to change its own settings is left out.
             what = str(error).partition(";")[0]
             raise yaml.constructor.ConstructorError(
