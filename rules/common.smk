@@ -54,7 +54,7 @@ def report_failures(workflow):
 def failure_of(job):
     """The Failure of a job that failed."""
     tomogram, log = job.wildcards.get("tomogram"), str(job.log[0])
-    return Failure(job.rule.name, tomogram, log, SLURM_JOBS.get(job), NO_SPACE.get(job))
+    return Failure(job.rule.name, tomogram, log, SLURM_JOBS.get(job), SAID.get(job))
 
 
 def report_warnings(workflow):

@@ -2,7 +2,7 @@
 
 A job whose input is wrong is not tried again; steps that gather files of all tomograms do without
 what could not be made; a lock that a killed run left is taken off; jobs at once fit into memory;
-what a full disk does not take is told of in words.
+what a full disk does not take is told of in words; a file that is gone costs its own job alone.
 """
 
 import logging
@@ -17,19 +17,19 @@ import snakemake.executors.local
 import snakemake.jobs
 import snakemake.persistence
 import snakemake.persistence.file
-from snakemake.exceptions import WorkflowError
+from snakemake.exceptions import RuleException, WorkflowError
 from snakemake.logging import logger
 from snakemake.scheduling.job_scheduler import JobScheduler
 
 from cryoseg import plan, run_owners
-from cryoseg.failures import explain, names_input_error
+from cryoseg.failures import cannot_write, explain, names_input_error, why_not_begun
 from cryoseg.folders import is_full_disk, no_space_for_notes
 from cryoseg.host_memory import free_host_memory
 from cryoseg.joblog import not_to_outlive_this
 from cryoseg.unmade import Unmade, write_unmade
 
-# What the end of the run says of jobs for whose notes there was no space.
-NO_SPACE = {}
+# What the end of the run says of jobs that could not begin, or for whose notes there was no space.
+SAID = {}
 
 
 class WithoutAncient:
@@ -215,7 +215,7 @@ def tell_of_a_full_disk():
 
     def noted(job, error):
         if full := is_full_disk(error):
-            NO_SPACE[job] = no_space_for_notes(Path(".snakemake").resolve())
+            SAID[job] = no_space_for_notes(Path(".snakemake").resolve())
         return full
 
     async def finished(persistence, job):
@@ -228,6 +228,14 @@ def tell_of_a_full_disk():
     async def ended(job, *arguments, error=False, **options):
         try:
             await end(job, *arguments, error=error, **options)
+        except OSError as problem:
+            said = cannot_write(problem.filename or str(job.output[0]), problem.strerror)
+            if not error:  # such as that its output cannot be dated
+                SAID[job] = said
+                raise WorkflowError(said) from problem
+            # Or it would count as done, as nothing but its absence says that it is not.
+            workflow.persistence.started(job)
+            logger.warning(f"{said}; what is there of a job that failed will be made anew")
         except WorkflowError as problem:
             if not (error and is_full_disk(problem)):
                 raise
@@ -246,6 +254,25 @@ def tell_of_a_full_disk():
     snakemake.jobs.Job.postprocess = ended
     snakemake.executors.local.Executor._callback = callback
     logging.Handler.handleError = handle_error
+
+
+def fail_alone_where_a_file_is_gone():
+    """Fail those jobs alone that cannot begin, as an input is gone or an output has no place.
+
+    Snakemake would end the whole run, with all jobs that are on their way.
+    """
+    run = snakemake.executors.local.Executor.run_job
+
+    def run_or_fail(executor, job):
+        try:
+            run(executor, job)
+        except (OSError, RuleException, WorkflowError) as error:
+            inputs = [str(file) for file in job.input if file not in LACKING]
+            SAID[job] = why_not_begun(inputs, [*map(str, job.output)], error)
+            logger.error(f"{job}: {SAID[job]}")
+            executor.workflow.scheduler.error_callback(job)
+
+    snakemake.executors.local.Executor.run_job = run_or_fail
 
 
 def limit_memory(workflow):
@@ -271,5 +298,6 @@ gather_what_there_is()
 take_off_dead_locks(workflow)
 keep_locks_of_others()
 tell_of_a_full_disk()
+fail_alone_where_a_file_is_gone()
 os.environ.update(not_to_outlive_this())
 limit_memory(workflow)

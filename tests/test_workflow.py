@@ -420,6 +420,30 @@ def test_a_bad_tomogram_fails_alone_and_is_named_at_the_end(lab):
     assert "Traceback" not in shown
 
 
+def test_a_tomogram_that_is_gone_when_its_turn_comes_costs_its_own_job_alone(empty):
+    (empty.folder / RAW / f"{ODD}.mrc").unlink()
+    run = subprocess.Popen(
+        empty.command("--cores", "1", "--", "scale"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=empty.folder,
+    )
+    shown, gone = "", None
+    for line in run.stdout:
+        shown += line
+        if not gone and line.startswith("    input: "):
+            gone = "TS_10" if line.endswith("TS_1.mrc\n") else "TS_1"
+            (empty.folder / RAW / f"{gone}.mrc").unlink()
+    assert run.wait() == 1
+    assert [path.stem for path in (empty.folder / "scaled").glob("*.mrc")] != [gone]
+    _, summary = shown.split("1 job failed:")
+    assert f"raw_scale_tomogram {gone}: {RAW}/{gone}.mrc is gone since the run began" in summary
+    empty.write_tomogram(gone)
+    empty.run("--", "scale")
+    assert len([*(empty.folder / "scaled").glob("*.mrc")]) == 2
+
+
 def test_scores_that_failed_after_a_change_are_computed_in_the_next_run(lab):
     lab.write_stage("semantic", parameters__data__max=3, hyper_parameters__device="cuda:7")
     shown = lab.run(fails=True)

@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryoseg.folders import disk_is_full
+from cryoseg.errors import brief
+from cryoseg.folders import disk_is_full, some
 from cryoseg.slurm import JobRecord
 from cryoseg.table_lines import table_line
 from cryoseg.volumes import written_aside
@@ -113,6 +114,33 @@ def explain(failure):
     return (
         "error",
         f"it ended without a word, killed perhaps for lack of memory or time{_last(lines)}",
+    )
+
+
+def why_not_begun(inputs, outputs, error):
+    """Why a job could not begin, as a sentence that says what to do.
+
+    inputs, outputs: paths of the files that it is to read and to write
+    error:           exception that its beginning ended in
+    """
+    gone = [path for path in inputs if not os.path.exists(path)]
+    if gone:
+        what = "is" if len(gone) == 1 else "are"
+        return (
+            f"{some(gone)} {what} gone since the run began; bring back what is missing, then give "
+            "the same command again"
+        )
+    if isinstance(error, OSError) and error.filename:
+        return cannot_write(error.filename, error.strerror)
+    fixed = [path for path in outputs if os.path.exists(path) and not os.access(path, os.W_OK)]
+    return cannot_write(some(fixed), "write-protected") if fixed else brief(error)
+
+
+def cannot_write(path, reason):
+    """Of a file or folder that could not be made, dated or removed, and what to do."""
+    return (
+        f"{path}: cannot be written ({reason}); see to it that you may write there, then "
+        "give the same command again"
     )
 
 

@@ -27,6 +27,7 @@ from kill import (
     FoundError,
     KilledLab,
     Watch,
+    check_end,
     copied,
     count_files,
     fill,
@@ -34,7 +35,6 @@ from kill import (
     left_over,
     start,
 )
-from same_outputs import differences
 
 REASON = None
 if os.geteuid() != 0 or not shutil.which("mount"):
@@ -135,14 +135,10 @@ def one_round(folder, seed, inputs, reference, targets=WHOLE):
                 raise FoundError(f"{found}: left over: {left[:5]}")
             enlarge(disk, LARGE)
             finish(lab)
-        if watch.damaged:
-            raise FoundError(f"{found}: not whole under a final name: {watch.damaged[:5]}")
-        if differing := list(differences(disk, reference)):
-            raise FoundError(f"{found}: not as on a large disk: {differing[:9]}")
-        if left := left_over(lab):
-            raise FoundError(f"{found}: left over in the end: {left[:5]}")
-        if shown := lab.plan(*lab.targets):
-            raise FoundError(f"{found}: there is still something to do: {shown}")
+        try:
+            check_end(lab, watch, reference)
+        except FoundError as error:
+            raise FoundError(f"{found}: {error}") from error
     return found
 
 

@@ -333,14 +333,28 @@ def one_round(folder, seed, inputs, reference, struck, targets=WHOLE, most=3):
                 wait_for_orphans(family)
         finish(lab)
         wait_for_orphans(family)
+    check_end(lab, watch, reference, thorough=targets == WHOLE)
+
+
+def check_end(lab, watch, reference, thorough=True):
+    """Raise FoundError unless a Lab now holds what an undisturbed run leaves, and nothing else.
+
+    watch:    of the Lab's folder, and over
+    thorough: ask snakemake too whether there is still something to do, and whether all records
+              are of what is there
+    """
     if watch.damaged:
         raise FoundError(f"not whole under a final name: {watch.damaged[:5]}")
     if differing := list(differences(lab.folder, reference)):
-        raise FoundError(f"not as without a kill: {differing[:9]}")
+        raise FoundError(f"not as in an undisturbed run: {differing[:9]}")
     if left := left_over(lab):
         raise FoundError(f"left over: {left[:5]}")
-    if targets == WHOLE and (shown := lab.plan(*targets)):
+    if thorough and (shown := lab.plan(*lab.targets)):
         raise FoundError(f"there is still something to do: {shown}")
+    if thorough:
+        verified = subprocess.run(lab.command("verify"), capture_output=True, text=True)
+        if verified.returncode:
+            raise FoundError(f"not what the records say: {verified.stdout[-3000:]}")
 
 
 def copied(source, target):

@@ -1,6 +1,7 @@
 """The small form of kill.py: ten rounds of the steps that take a second each."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 from cryoseg.process_identity import identity_of
 from cryoseg.run_owners import noted, owners, this_run, write_note
 from cryoseg.volumes import write_mrc
-from kill import Watch, campaign
+from kill import FoundError, KilledLab, Watch, campaign, check_end, copied, finish
+from kill import fill as fill_whole
 from same_outputs import differences
 from test_workflow import RAW, Lab, fill
 
@@ -52,6 +54,21 @@ def test_what_differs_from_an_undisturbed_run_is_seen(tmp_path):
         "overview.tsv differs",
         "predictions/semantic/TS_preds.h5 differs",
     ]
+
+
+def test_a_record_that_is_not_of_its_file_is_seen(tmp_path):
+    inputs = fill_whole(tmp_path / "inputs").folder
+    lab = KilledLab(copied(inputs, tmp_path / "lab"), TARGETS)
+    with Watch(lab.folder) as watch:
+        finish(lab)
+    reference = copied(lab.folder, tmp_path / "reference")
+    record = lab.folder / "scaled" / "provenance" / "TS_1.mrc.json"
+    text = record.read_text()
+    for number in re.findall("[0-9a-f]{64}", text):
+        record.write_text(text.replace(number, number[::-1]))
+        check_end(lab, watch, reference, thorough=False)
+        with pytest.raises(FoundError, match="not what the records say"):
+            check_end(lab, watch, reference)
 
 
 def test_a_file_that_is_cut_short_under_its_final_name_is_seen(tmp_path):
