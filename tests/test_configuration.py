@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from conftest import REPOSITORY
 from cryoseg import job_resources, plan, schema_check
-from cryoseg.configuration import read_configuration
+from cryoseg.configuration import check_syntax, read_configuration
 from cryoseg.errors import InputError
 from cryoseg.plan_report import OVERVIEW
 from cryoseg.yaml_files import read_yaml
@@ -318,6 +318,12 @@ def laughs(first, of_ten):
     return "\n".join(lines)
 
 
+def many_merges(count):
+    """YAML in which each of ``count`` mappings merges one of as many keys."""
+    keys = ", ".join(f"k{number}: 1" for number in range(count))
+    return f"x: &x {{{keys}}}\ny: [{count * '{<<: *x}, '}]"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -326,10 +332,22 @@ def laughs(first, of_ten):
         ("a: !!timestamp foo", "line 1, column 4: .*a value that cannot be read"),
         ("a: !!bool foo", "line 1, column 4: .*a value that cannot be read"),
         ("a: 2001-12-14t21:59:43+99:99", "a value that cannot be read"),
-        ("a: 1" + 3000 * ":59" + ".5", "too large to convert to float"),
+        ("a: 1" + 3000 * ":59" + ".5", "a number of 9003 characters, where 100 are the most"),
+        ("a: 1" + 180_000 * ":59", "a number of 540001 characters"),
+        ("a: 0x" + 5000 * "f", "a number of 5002 characters"),
+        ("? 0x" + 5000 * "f" + "\n: 1", "a number of 5002 characters"),
+        ("a: " + 50 * "9", "line 1, column 4: .*which has more than 64 bits"),
+        ('a: !!int ""', "line 1, column 4: .*a value that cannot be read"),
+        ('a: !!int "-"', "line 1, column 4: .*a value that cannot be read"),
+        ('a: !!float ""', "line 1, column 4: .*a value that cannot be read"),
+        ('a: "b\\0"', r"line 1, column 4: .*text with '\\x00'"),
+        ('"\\ud800": 1', r"line 1, column 1: .*text with '\\ud800'"),
+        ("#" + 1_000_000 * "x", "has more than 1000000 bytes"),
+        ("a: [" + 110_000 * "1,", "has more than 100000 keys and values"),
         ("a: " + 3000 * "[" + 3000 * "]", "nested too deeply"),
         (laughs("[1]", "[{}]".format), "holds aliases"),
         (laughs("{k: 1}", "{{<<: [{}]}}".format), "mappings that merge"),
+        (many_merges(3000), "mappings that merge"),
     ],
     ids=[
         "digits",
@@ -338,9 +356,21 @@ def laughs(first, of_ten):
         "bool",
         "zone",
         "sixties",
+        "whole sixties",
+        "long hexadecimal",
+        "long key",
+        "beyond 64 bits",
+        "empty number",
+        "sign alone",
+        "empty float",
+        "NUL",
+        "surrogate",
+        "bytes",
+        "values",
         "deep",
         "laughing lists",
         "laughing merges",
+        "many merges",
     ],
 )
 def test_yaml_that_was_made_to_do_harm_is_refused_in_short(text, says, tmp_path):
@@ -351,6 +381,50 @@ def test_yaml_that_was_made_to_do_harm_is_refused_in_short(text, says, tmp_path)
     assert time.process_time() - started < 5
     assert str(error.value).startswith(f"{tmp_path}/config.yaml")
     assert len(str(error.value)) < 500
+
+
+def test_a_pipe_is_not_read_as_a_configuration(tmp_path):
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(InputError, match=r"config\.yaml: is a pipe"):
+        read_yaml(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__use_yte__: true",
+        "__use_yte__: null",
+        '"\\x5f_use_yte__": true',
+        "!!str __use_yte__: true",
+        "? |-\n  __use_yte__\n: true",
+        "a: &a __use_yte__\n*a : true",
+        "a: &a {__use_yte__: true}\n<<: *a",
+        '{"__use_yte__": true}',
+        "\ufeff__use_yte__: true",
+        "!!map {__use_yte__: true}",
+    ],
+)
+def test_a_configuration_that_snakemake_would_run_is_refused_however_it_is_written(text, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert "__use_yte__" in yaml.load(text, Loader=yaml.FullLoader)  # as Snakemake reads it
+    with pytest.raises(InputError, match=f"{path}: holds __use_yte__"):
+        check_syntax([path])
+
+
+@pytest.mark.parametrize("text", ["a\0", "a\ud800"], ids=["NUL", "surrogate"])
+def test_text_of_the_command_line_that_no_name_has_is_named(lab, text):
+    with pytest.raises(InputError, match=r"scale\.raw\.output_path holds '.*', which no name has"):
+        lab.read(scale={"raw": SCALE | {"output_path": text}})
+    with pytest.raises(InputError, match="which no name has"):
+        lab.read(scale={f"raw{text}": SCALE})
+
+
+@pytest.mark.parametrize("text", ["!!int ''", "!!bool a", "9" * 5000, "[" * 3000, "\x01"])
+def test_text_where_a_number_belongs_is_quoted_whatever_it_is(lab, text):
+    (mistake,) = lab.mistakes(one=with_key(LAMELLA, "parameters.data.max", text))
+    assert mistake.startswith("one.yaml: parameters.data.max is ")
+    assert "without quotes" not in mistake
 
 
 def test_mistakes_are_lines_of_a_terminals_size_whatever_stands_there(tmp_path):

@@ -196,6 +196,42 @@ def test_a_line_that_is_no_yaml_is_named(empty):
     assert "Traceback" not in shown
 
 
+PROGRAM = "__use_yte__: true\nscale: \"?__import__('os').system('touch pwned')\"\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--configfile", "config/config.yaml"]], ids=" ".join)
+def test_nothing_in_a_configuration_file_runs(empty, options):
+    (empty.folder / "config" / "config.yaml").write_text(PROGRAM)
+    shown = empty.run("-n", *options, fails=True)
+    assert "config/config.yaml: holds __use_yte__" in shown
+    assert "Traceback" not in shown
+    assert not (empty.folder / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a: 2024-13-01", "line 1, column 4: is not valid YAML: .*month"),
+        (b"a: \xe9", "is not UTF-8 text"),
+        (3000 * b"[", "nested too deeply"),
+    ],
+    ids=["month", "latin", "deep"],
+)
+def test_a_configuration_file_of_the_command_line_is_checked_before_it_is_read(
+    empty, content, says
+):
+    (empty.folder / "other.yaml").write_bytes(content)
+    shown = empty.run("-n", "--configfile", "other.yaml", fails=True)
+    assert re.search(f"other.yaml[:,] .*{says}", shown)
+    assert "Traceback" not in shown
+
+
+def test_without_the_workflows_own_profile_a_program_is_still_an_error(empty):
+    (empty.folder / "other.yaml").write_text("__use_yte__: true\n")
+    shown = empty.run("-n", "--workflow-profile", "none", "--configfile", "other.yaml", fails=True)
+    assert "other.yaml: holds __use_yte__" in shown
+
+
 def test_a_configuration_file_of_the_command_line_stands_alone(empty):
     empty.write_yaml("other.yaml", {"predict": {"only": "config/lamella.yaml"}})
     empty.write_stage("lamella", data_folder=RAW)

@@ -14,6 +14,8 @@ from cryoseg.yaml_files import read_yaml
 
 SECTIONS = ("simulate", "scale", "label", "train", "predict")
 MOST_MISTAKES = 100  # in one message
+# The key by which Snakemake takes a YAML file for a template (YTE) with Python in it.
+RUNS_IT = "__use_yte__"
 # Sections whose entries are files of their own, and the schema of these.
 FILES = {"train": "training", "predict": "prediction"}
 
@@ -54,7 +56,10 @@ def read_configuration(content, files=(), on_disk=True):
 
 
 def check_syntax(files):
-    """Raise InputError, with the line, if one of the files is missing or is no YAML file."""
+    """Raise InputError if one of the files is missing, is no YAML file, or would run something.
+
+    To be called before Snakemake reads them, as it runs what it takes for a template.
+    """
     if mistakes := list(_syntax_mistakes(files)):
         raise InputError(_report(mistakes))
 
@@ -62,7 +67,11 @@ def check_syntax(files):
 def _syntax_mistakes(files):
     for file in files:
         try:
-            read_yaml(file)
+            if RUNS_IT in read_yaml(file):
+                yield (
+                    f"{file}: holds {RUNS_IT}, by which Snakemake runs what stands in a file as a "
+                    "program; a configuration is none: look at what it would do, and remove that"
+                )
         except InputError as error:
             yield from str(error).splitlines()
 

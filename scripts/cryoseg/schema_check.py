@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 from jsonschema import Draft202012Validator
 
-from cryoseg.errors import brief, quoted
+from cryoseg.errors import InputError, brief, quoted
+from cryoseg.yaml_files import NO_TEXT, read_value
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "config" / "schemas"
 # Numbers to people, text to YAML 1.1: an exponent without a point or without a sign.
@@ -39,6 +40,12 @@ def check(content, rules):
         (keys, f"{dotted(keys)} is {value}; it must be a finite number")
         for keys, value in _leaves(content)
         if isinstance(value, float) and not math.isfinite(value)
+    ]
+    mistakes += [  # of the command line; those of files have been refused with their line
+        (keys, f"{dotted(keys)} holds {found[0]!a}, which no name has; write it otherwise")
+        for keys, value in _leaves(content)
+        for text in (*keys, value)
+        if isinstance(text, str) and (found := NO_TEXT.search(text))
     ]
     for keys, _ in mistakes:
         _drop(content, keys)
@@ -202,8 +209,8 @@ def _trap(error):
 
 def _reads_as(text, types):
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = read_value(text)
+    except InputError:
         return False
     return value != text and Draft202012Validator({"type": types}).is_valid(value)
 

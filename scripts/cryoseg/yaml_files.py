@@ -1,28 +1,34 @@
 """YAML files, read so that every slip is named with its place."""
 
+import os
+import re
+
 import yaml
 
-from cryoseg.errors import InputError, shortened
+from cryoseg.errors import InputError, quoted, shortened
 
-# More than a list of all tomograms anybody has; of what aliases stand for, each time.
+# More than a list of all tomograms anybody has: bytes of a file, and keys and values in it.
+MOST_BYTES, MOST_WRITTEN = 1_000_000, 100_000
+# Values, those that aliases stand for counted each time.
 MOST_VALUES = 1_000_000
-# Keys of one mapping with those that it merges.
-MOST_MERGED = 10_000
+# Keys of all mappings that come from those which they merge.
+MOST_MERGED = 100_000
+# Characters of a number. Reading 1:59:59:59... (sixties) takes the square of their count.
+LONGEST_NUMBER = 100
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+# What no file name and no other text of a configuration has, and functions of the system refuse.
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def read_yaml(path):
     """Return the mapping that a YAML file holds.
 
-    Raises InputError, with one line per mistake, for a file that is missing, unreadable, no YAML,
-    no mapping, or that names a key twice.
+    Numbers are whole ones of 64 bits or floating ones; texts have neither NUL nor surrogates.
+    Raises InputError, with one line per mistake, for a file that is missing, unreadable, larger
+    than MOST_BYTES, no YAML, no mapping, or that names a key twice.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            loader = _Loader(file)
-            try:
-                content = loader.get_single_data()
-            finally:
-                loader.dispose()
+        loader, content = _loaded(_text(path))
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; check the name and the folder") from None
     except OSError as error:
@@ -50,6 +56,35 @@ def read_yaml(path):
     return content
 
 
+def read_value(text):
+    """What a piece of YAML stands for, such as True for "yes"; InputError for what is no YAML."""
+    try:
+        return _loaded(text)[1]
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{quoted(text)} is no YAML") from error
+
+
+def _text(path):
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise InputError(f"{path}: is a pipe or a device, not a file; give a YAML file")
+    with open(path, "rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise InputError(
+            f"{path}: has more than {MOST_BYTES} bytes; is it a configuration? Write a shorter one"
+        )
+    return content.decode("utf-8")
+
+
+def _loaded(text):
+    """(the loader, what it made of the text)"""
+    loader = _Loader(text)
+    try:
+        return loader, loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def _is_finite(content):
     """Whether the content, aliases written out, is no larger than a configuration ever is."""
     waiting, count = [content], 0
@@ -75,32 +110,53 @@ def _problem(error):
 class _Loader(yaml.SafeLoader):
     """yaml.SafeLoader that remembers keys which a mapping holds twice, and names all it refuses."""
 
-    def __init__(self, stream):
-        super().__init__(stream)
+    def __init__(self, text):
+        super().__init__(text)
         self.repeated = []  # (key, line)
+        self._written = self._merged = 0
+
+    def compose_node(self, parent, index):
+        """As SafeLoader's; a file of very many keys and values ends here, before it takes long."""
+        self._written += 1
+        if self._written > MOST_WRITTEN:
+            mark = self.peek_event().start_mark
+            raise _refused(f"it has more than {MOST_WRITTEN} keys and values", mark)
+        return super().compose_node(parent, index)
 
     def construct_object(self, node, deep=False):
         """As SafeLoader's, which leaves it to Python to refuse a date of a thirteenth month.
 
-        A tag that a value does not fit (!!bool foo, !!timestamp foo) it does not think of at all.
+        A tag that a value does not fit (!!bool foo, !!float "") it does not think of at all.
         """
         try:
-            return super().construct_object(node, deep=deep)
-        except (ValueError, OverflowError, AttributeError, KeyError) as error:
+            value = super().construct_object(node, deep=deep)
+        except (ValueError, OverflowError, AttributeError, LookupError) as error:
             # Python's advice to change its own settings is left out.
             what = str(error).partition(";")[0]
-            raise yaml.constructor.ConstructorError(
-                problem=f"a value that cannot be read ({what})", problem_mark=node.start_mark
-            ) from error
+            raise _refused(f"a value that cannot be read ({what})", node.start_mark) from error
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise _refused(f"{quoted(value)}, which has more than 64 bits", node.start_mark)
+        if isinstance(value, str) and (found := NO_TEXT.search(value)):
+            raise _refused(f"text with {found[0]!a}, which no name has", node.start_mark)
+        return value
+
+    def construct_scalar(self, node):
+        if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
+            length = len(node.value)
+            raise _refused(
+                f"a value that cannot be read (a number of {length} characters, where "
+                f"{LONGEST_NUMBER} are the most)", node.start_mark,
+            )  # fmt: skip
+        return super().construct_scalar(node)
 
     def flatten_mapping(self, node):
         """As SafeLoader's; mappings that merge others (<<) ten times, which merge others, end."""
+        own = len(node.value)
         super().flatten_mapping(node)
-        if len(node.value) > MOST_MERGED:
-            raise yaml.constructor.ConstructorError(
-                problem="mappings that merge (<<) very many others; write them out",
-                problem_mark=node.start_mark,
-            )
+        self._merged += max(0, len(node.value) - own)
+        if self._merged > MOST_MERGED:
+            problem = "mappings that merge (<<) very many others; write them out"
+            raise _refused(problem, node.start_mark)
 
     def construct_mapping(self, node, deep=False):
         if isinstance(node, yaml.MappingNode):
@@ -111,3 +167,7 @@ class _Loader(yaml.SafeLoader):
                         self.repeated.append((key.value, key.start_mark.line + 1))
                     seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+def _refused(problem, mark):
+    return yaml.constructor.ConstructorError(problem=problem, problem_mark=mark)
