@@ -148,6 +148,11 @@ def test_classes_are_translated_and_others_left_out(tomogram, tmp_path):
     assert (labels[8, 9, 10], labels[12, 20, 30], labels[4, 4, 4]) == (2, 1, 0)
     one = made(label_particles, tmp_path, tomogram, path, labels=5)
     assert np.unique(one).tolist() == [0, 5]
+    for odd in (1_000_000 * "x", 5000 * "9", "²", "300"):
+        rows = [(8, 9, 10, "TS_01", odd)]
+        with pytest.raises(InputError, match=r"class '.*' is no label from 1 to 254") as refused:
+            made(label_particles, tmp_path, tomogram, rows_csv(tmp_path / "odd.csv", rows))
+        assert len(str(refused.value)) < 1000
     with pytest.raises(InputError, match="class 'gold' is no label"):
         made(label_particles, tmp_path, tomogram, path)
     with pytest.raises(InputError, match=r"radius has \[1\], and there are positions with label 2"):

@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from cryoseg.errors import InputError
 from cryoseg.positions import (
     count_outside,
+    no_positions,
     positions_in,
     possible_names,
     read_positions,
@@ -177,6 +178,39 @@ def test_files_without_positions_are_refused(name, text, message, tmp_path):
         read_positions(tmp_path / name)
     with pytest.raises(InputError, match="no such file"):
         read_positions(tmp_path / "missing.star")
+
+
+LONG = 1_000_000 * "x"
+
+
+@pytest.mark.parametrize(
+    ("ending", "columns", "row"),
+    [
+        ("csv", ("tomo", *"zyx"), ("a", 1, 2, LONG)),
+        ("csv", ("tomo", *(f"{LONG}{number}" for number in range(12))), (1,) * 13),
+        ("star", XYZ, (1, 2, LONG)),
+        ("star", [f"{LONG}{number}" for number in range(12)], (1,) * 12),
+        ("star", XYZ, (1, 2, 3, LONG)),
+    ],
+    ids=["cell", "columns", "STAR cell", "STAR columns", "one too many"],
+)
+def test_messages_stay_short_whatever_a_file_of_positions_holds(ending, columns, row, tmp_path):
+    path = tmp_path / f"p.{ending}"
+    with pytest.raises(InputError, match=str(path)) as refused:
+        read_positions({"csv": csv, "star": star}[ending](path, columns, [row]))
+    assert len(str(refused.value)) < 1500
+
+
+def test_long_names_of_tomograms_are_told_in_short(tmp_path):
+    path = csv(tmp_path / "p.csv", ("tomo", *"zyx"), [(f"{LONG}{n}", 1, 2, 3) for n in range(6)])
+    positions = read_positions(path)
+    assert not len(positions_in(positions, "TS_1"))
+    assert len(no_positions(positions, "TS_1")) < 1500
+
+
+def test_a_name_of_a_million_endings_is_no_name():
+    name = 250_000 * ".mrc"
+    assert possible_names(name) == [name]
 
 
 def test_an_empty_table_has_no_positions(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoseg.errors import InputError
+from cryoseg.errors import InputError, quoted
 from cryoseg.labels import IGNORED
 from cryoseg.positions import count_outside, no_positions, positions_in, read_positions
 from cryoseg.volumes import is_known_size, slabs
@@ -153,10 +153,14 @@ def _class_name(text):
 
 def _class_label(path, text):
     name = _class_name(text)
-    if name.isdecimal() and 1 <= int(name) <= LARGEST_LABEL:
+    if (
+        name.isdecimal()
+        and len(name) <= len(str(LARGEST_LABEL))
+        and 1 <= int(name) <= LARGEST_LABEL
+    ):
         return int(name)
     raise InputError(
-        f"{path}: class {text!r} is no label from 1 to {LARGEST_LABEL}; say with labels which "
+        f"{path}: class {quoted(text)} is no label from 1 to {LARGEST_LABEL}; say with labels which "
         "label each class gets"
     )
 

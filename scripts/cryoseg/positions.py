@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoseg.errors import InputError
+from cryoseg.errors import InputError, brief, shortened
 from cryoseg.folders import nearest, some
 from cryoseg.volumes import is_known_size
 
@@ -44,6 +44,8 @@ ENDINGS = (
     ".tomostar",
     ".star",
 )
+# Bytes of a file's name on any file system; what is longer is the name of none.
+LONGEST_FILE_NAME = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,15 +134,15 @@ def _star_table(path):
     try:
         blocks = starfile.read(path, always_dict=True, parse_as_string=text)
     except Exception as error:  # whatever its parser stumbles over
-        raise InputError(f"{path}: no STAR file can be read here ({error})") from error
+        raise InputError(f"{path}: no STAR file can be read here ({brief(error)})") from error
     tables = [block for block in blocks.values() if hasattr(block, "columns")]
     for table in tables:
         if any(set(names) <= set(table.columns) for names in (COORDINATES, CENTRED)):
             return table
-    found = [str(name) for table in tables for name in table.columns]
+    found = [name for table in tables for name in table.columns]
     raise InputError(
         f"{path}: no table has rlnCoordinateX, Y and Z, nor rlnCenteredCoordinateXAngst, YAngst "
-        f"and ZAngst; its columns are {some(found, 12) or 'none'}"
+        f"and ZAngst; its columns are {_few(found, 12) or 'none'}"
     )
 
 
@@ -177,7 +179,7 @@ def _csv_table(path, separator):
     try:
         return pandas.read_csv(path, sep=separator, dtype=text, skipinitialspace=True)
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: no table can be read here ({error})") from error
+        raise InputError(f"{path}: no table can be read here ({brief(error)})") from error
 
 
 def _from_csv(path, table):
@@ -187,7 +189,7 @@ def _from_csv(path, table):
     else:
         raise InputError(
             f"{path}: there are no columns centroid-0, centroid-1, centroid-2 nor z, y, x; its "
-            f"columns are {some(map(str, table.columns), 12)}; name those with the positions so"
+            f"columns are {_few(table.columns, 12)}; name those with the positions so"
         )
     points = _columns(path, table, names)
     return Positions(
@@ -210,7 +212,8 @@ def _columns(path, table, names):
         try:
             values[:, index] = table[name].to_numpy(dtype=float)
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path}: column {name} holds more than numbers ({error})") from error
+            what = f"column {name} holds more than numbers ({brief(error)})"
+            raise InputError(f"{path}: {what}") from error
     wrong = int(np.count_nonzero(~np.isfinite(values).all(axis=1)))
     if wrong:
         raise InputError(
@@ -226,6 +229,11 @@ def _text(table, names):
         if name in table.columns:
             return np.array([str(value).strip() for value in table[name]], dtype=object)
     return None
+
+
+def _few(names, most=5):
+    """The first few names for a message, in short, whatever a file calls columns or tomograms."""
+    return shortened(some(map(brief, names), most))
 
 
 def relion_matrices(angles):
@@ -248,8 +256,10 @@ def possible_names(text):
     name = text.replace("\\", "/").rsplit("/", 1)[-1]
     names = [name]
     while (
-        ending := next((e for e in ENDINGS if name.lower().endswith(e)), None)
-    ) and name != ending:
+        len(name) <= LONGEST_FILE_NAME
+        and (ending := next((e for e in ENDINGS if name.lower().endswith(e)), None))
+        and name != ending
+    ):
         name = name[: -len(ending)]
         names.append(name)
     return names
@@ -284,7 +294,7 @@ def no_positions(positions, name):
     if positions.tomograms is None:
         return f"{name}: {positions.path} has no positions"
     names = sorted({possible_names(text)[-1] for text in positions.tomograms})
-    have = f"it has those of {some(names)}{nearest(name, names)}" if names else "it is empty"
+    have = f"it has those of {_few(names)}{nearest(name, names)}" if names else "it is empty"
     return f"{name}: {positions.path} has no positions of this tomogram; {have}"
 
 

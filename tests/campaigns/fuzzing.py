@@ -285,8 +285,11 @@ STAR_COLUMNS = (
     "rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst",
     "rlnOriginXAngst", "rlnAngleRot", "rlnAngleTilt", "rlnClassNumber", "rlnTomoSubtomogramRot",
 )  # fmt: skip
+# Longer than any message, so that one with all of it would be noticed.
+LONG_TEXTS = st.sampled_from((5000 * "x", 5000 * "9", 5000 * "é", 3000 * ".mrc"))
 ODD_CELLS = st.one_of(
     st.sampled_from(("nan", "inf", "1e400", "a", '"', "'", "#", "_a", "", "TS_1", "9" * 30)),
+    LONG_TEXTS,
     st.integers(-9, 30).map(str),
     st.text(max_size=8),
 )
@@ -307,7 +310,7 @@ def table_of(draw, known, needed, separator, begin):
     wild = draw(st.booleans())
     columns = [*needed, *draw(st.lists(st.sampled_from(known), max_size=5, unique=True))]
     if wild:
-        columns += draw(st.lists(st.text(max_size=6), max_size=2))
+        columns += draw(st.lists(st.one_of(st.text(max_size=6), LONG_TEXTS), max_size=2))
         columns = columns[draw(st.integers(0, 1)) :]
     else:
         columns = list(dict.fromkeys(columns))
