@@ -125,6 +125,22 @@ def test_a_model_tells_which_tomograms_it_was_trained_on(tmp_path):
     assert split_behind(newest.with_name("model_best-20260101-000000-abc.ckpt")) == split
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{", "{}", "3000", '{"train": ["TS_1"], "validation": 1}', 99999 * "[", "\xff"],
+    ids=["list", "torn", "empty", "number", "lists", "deep", "Latin-1"],
+)
+def test_a_file_that_is_called_as_the_split_and_is_none_is_left_out_with_a_warning(
+    text, tmp_path, caplog
+):
+    newest = finished_training(tmp_path / "log")
+    (tmp_path / "log" / "split.json").write_bytes(text.encode("latin-1"))
+    assert split_behind(newest) == {}
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{tmp_path}/log/split.json: is left out of account")
+    assert len(warning) < 1000
+
+
 def test_of_another_model_nobody_knows_what_it_was_trained_on(tmp_path):
     newest = finished_training(tmp_path / "log")
     assert split_behind(newest.with_name("model_best-20250101-000000-def.ckpt")) == {}

@@ -160,8 +160,8 @@ def _class_label(path, text):
     ):
         return int(name)
     raise InputError(
-        f"{path}: class {quoted(text)} is no label from 1 to {LARGEST_LABEL}; say with labels which "
-        "label each class gets"
+        f"{path}: class {quoted(text)} is no label from 1 to {LARGEST_LABEL}; say with labels "
+        "which label each class gets"
     )
 
 

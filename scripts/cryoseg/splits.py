@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoseg.errors import InputError
+from cryoseg.errors import InputError, brief
 from cryoseg.joblog import logger
 from cryoseg.patches import text_of
 
 NEWEST_MODEL = "model_best.ckpt"
+PARTS = ("train", "validation")
 # Share of the training patches that a gap beside the validation patches may cost.
 LARGEST_LOSS = 0.5
 
@@ -55,16 +56,27 @@ def split_behind(checkpoint):
     """Which tomograms a model was trained and validated on: {"train": names, "validation": names}.
 
     Told by split.json, which a training writes beside the folder of its models, where the
-    checkpoint is that training's newest model, under either of its names; else {}.
+    checkpoint is that training's newest model, under either of its names; else {}. So it is, with
+    a warning, where a file of that name is no training's.
     """
     checkpoint = Path(checkpoint)
     told, newest = checkpoint.parent.parent / "split.json", checkpoint.parent / NEWEST_MODEL
-    if not told.exists() or not newest.exists():
+    if not told.is_file() or not newest.exists():
         return {}
     if checkpoint.name != NEWEST_MODEL and _content(checkpoint) != _content(newest):
         return {}
-    split = json.loads(told.read_text(encoding="utf-8"))
-    return {part: sorted(split[part]) for part in ("train", "validation")}
+    try:
+        split = json.loads(told.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s: is left out of account, as it cannot be read (%s)", told, brief(error))
+        return {}
+    parts = [split.get(part) if isinstance(split, dict) else None for part in PARTS]
+    if not all(isinstance(part, dict) for part in parts):
+        logger.warning(
+            "%s: is left out of account, as it does not say what a model was trained on", told
+        )
+        return {}
+    return {part: sorted(names) for part, names in zip(PARTS, parts, strict=True)}
 
 
 def _content(path):
@@ -77,7 +89,7 @@ def part_of(split, name):
 
     split: as split_behind returns it. A tomogram that was divided by region was trained on.
     """
-    return next((part for part in ("train", "validation") if name in split.get(part, ())), "-")
+    return next((part for part in PARTS if name in split.get(part, ())), "-")
 
 
 def split_corners(corners, patch_size, shape, validation_ratio):
