@@ -81,6 +81,9 @@ def _loaded(text):
     loader = _Loader(text)
     try:
         return loader, loader.get_single_data()
+    except (ValueError, OverflowError) as error:  # of the scanner, such as "\U00110000"
+        what = str(error).partition(";")[0]
+        raise _refused(f"a value that cannot be read ({what})", loader.get_mark()) from error
     finally:
         loader.dispose()
 

@@ -31,6 +31,7 @@ import numpy as np
 import yaml
 from hypothesis import strategies as st
 from mrcfile.dtypes import HEADER_DTYPE
+from snakemake.common.configfile import load_configfile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATHS = [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests")]
@@ -38,14 +39,13 @@ sys.path.extend(path for path in PATHS if path not in sys.path)
 
 from cryoseg import plan  # noqa: E402
 from cryoseg.checkpoints import load_network, read_callback_state  # noqa: E402
-from cryoseg.configuration import read_configuration  # noqa: E402
+from cryoseg.configuration import check_syntax, read_configuration  # noqa: E402
 from cryoseg.errors import InputError  # noqa: E402
 from cryoseg.job_resources import header_shape  # noqa: E402
 from cryoseg.label_making import particles_in  # noqa: E402
 from cryoseg.labels import ClassLabels  # noqa: E402
 from cryoseg.tomogram_checks import check_tomogram  # noqa: E402
 from cryoseg.volumes import Volume, open_label_volume, open_mask, open_volume  # noqa: E402
-from cryoseg.yaml_files import read_yaml  # noqa: E402
 from scale_tomogram import scale_tomogram  # noqa: E402
 
 SECONDS, SECONDS_OF_CLOCK = 10, 60
@@ -367,6 +367,7 @@ SCALARS = st.one_of(
     st.sampled_from(("/", "..", ".", "../out", "/dev/null", "in", "scaled", "auto", "cuda:0")),
     st.dates(),
     st.binary(max_size=5),
+    st.sampled_from(("\0", "a\0b", "a\ud800", 10**25, -(10**400), 5000 * "x", 5000 * "9")),
 )
 VALUES = st.recursive(
     SCALARS,
@@ -432,6 +433,53 @@ def changed(draw, content, most=3, mildly=False):
     return content
 
 
+# What a file does whose values Snakemake takes for Python: the campaign hears of it.
+RUNS_A_COMMAND = "?__import__('os').system('true')"
+ODD_TAGS = (
+    *("", "", "!", "!a", "!!a", "!!python/name:os.system", "!!python/object/apply:os.system"),
+    *("!!int", "!!float", "!!bool", "!!null", "!!timestamp", "!!binary", "!!str", "!!seq", "!!map"),
+    *("!!set", "!!omap", "!!pairs", "!!merge", "!!value"),
+)
+ODD_TEXTS = (
+    '""', '"-"', '"+"', '"."', '"0x"', '"0b_"', '":"', '"1:"', "a", "~", "[]", "{}", "[1, {a: b}]",
+    "<<", "=", "yes", "2024-13-01", "2001-12-14t21:59:43+99:99", ".inf", ".nan", "1e400", "&a [*a]",
+    "*a", "&a {<<: *a}", 400 * "9", 5000 * "9", "0x" + 5000 * "f", "1" + 3000 * ":59", "9:59:59.5",
+    "1" + 3000 * ":59" + ".5", '"\\0"', '"a\\0b"', '"\\ud800"', '"\\e[31m"', '"\\U00110000"',
+    "18446744073709551616", f'"{RUNS_A_COMMAND}"', "in", "../out", 500 * "[", 5000 * "x",
+    '"\\UFFFFFFFF"',
+)  # fmt: skip
+ODD_YAML = st.builds("{} {}".format, st.sampled_from(ODD_TAGS), st.sampled_from(ODD_TEXTS))
+USES_YTE = st.sampled_from(
+    (
+        *("__use_yte__: true", '"__use_yte__": 1', "? __use_yte__\n: yes", "!!str __use_yte__: a"),
+        *("<<: {__use_yte__: true}", "a: &y __use_yte__\n*y : true", "__use_yte__: false"),
+    )
+)
+PROGRAMS = USES_YTE.map(lambda line: f"{line}\np: {RUNS_A_COMMAND!r}")
+
+
+@st.composite
+def odd_yaml(draw):
+    """YAML whose keys and values have odd tags, numbers and texts, or Python in them."""
+    pairs = st.builds("{}: {}".format, st.sampled_from("abc"), ODD_YAML)
+    pairs |= st.builds("? {}\n: {}".format, ODD_YAML, ODD_YAML)
+    lines = draw(st.lists(st.one_of(pairs, PROGRAMS), min_size=1, max_size=4))
+    if draw(st.integers(0, 9)) == 0:
+        lines[:0] = [f"%YAML {draw(st.sampled_from(('1', '2', 5000 * '9')))}.1", "---"]
+    return "\n".join(lines).encode()
+
+
+def with_odd_yaml(draw, text):
+    """A configuration in YAML with one value, or what stands before all, replaced by an odd one."""
+    if draw(st.integers(0, 3)) == 0:
+        return f"{draw(PROGRAMS)}\n{text}"
+    lines = text.splitlines()
+    at = draw(st.integers(0, len(lines) - 1))
+    begin, mark, _ = lines[at].partition(":" if ":" in lines[at] else "-")
+    lines[at] = f"{begin}{mark} {draw(ODD_YAML)}"
+    return "\n".join(lines)
+
+
 @st.composite
 def yaml_contents(draw):
     """Three files, one after the other: config.yaml, predict.yaml and train.yaml."""
@@ -444,7 +492,11 @@ def yaml_contents(draw):
         files[which] = changed(draw, files[which], 2, mildly)
     else:
         files = [changed(draw, file) for file in files]
-    texts = [yaml.safe_dump(file, allow_unicode=True).encode() for file in files]
+    texts = [yaml.safe_dump(file, allow_unicode=True) for file in files]
+    if not mildly and draw(st.booleans()):
+        which = draw(st.integers(0, 2))
+        texts[which] = with_odd_yaml(draw, texts[which])
+    texts = [text.encode() for text in texts]
     if not mildly and draw(st.integers(0, 2)) == 0:
         which = draw(st.integers(0, 2))
         texts[which] = draw(damaged(st.just(texts[which])))
@@ -466,18 +518,23 @@ def read_configurations(path):
         (folder / "p.csv").write_text("tomo,z,y,x\nTS_1,1,1,1\n")
         for name, text in zip(("config", "predict", "train"), (config, *stages), strict=False):
             (folder / f"{name}.yaml").write_bytes(text)
-        content = read_yaml("config.yaml")
-        found, _ = read_configuration(content, ["config.yaml"])
+        found, _ = read_configuration(read_as_snakemake("config.yaml"), ["config.yaml"])
         planned(found)
     finally:
         os.chdir(here)
 
 
+def read_as_snakemake(path):
+    """A configuration, read as in a run: by Snakemake, after the check that comes before it."""
+    check_syntax([path])
+    return load_configfile(path)
+
+
 def names_a_configuration(path, said):
     """Whether each mistake begins with the configuration file that it is in, as it is spelled."""
-    if said.startswith("config.yaml"):
-        return True  # which could not be read at all
     heading, *mistakes = said.splitlines()
+    if mistakes and all(mistake.startswith("  config.yaml") for mistake in mistakes):
+        return "in the configuration" in heading  # perhaps none that can be read
     content = yaml.safe_load((path.parent / "config.yaml").read_bytes())
     entries = [content.get(section) for section in ("train", "predict")]
     stages = [str(file) for each in entries if isinstance(each, dict) for file in each.values()]
@@ -1025,10 +1082,11 @@ TARGETS = {
         yaml_contents(), read_configurations, ".files", names_a_configuration, least=1 / 3
     ),
     "yaml text": Target(
-        st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode)).filter(
-            lambda content: b"\0---\0" not in content
+        st.one_of(
+            odd_yaml(), damaged(odd_yaml()), st.binary(max_size=300),
+            st.text(max_size=300).map(str.encode),
         ),
-        lambda path: read_yaml(path),
+        read_as_snakemake,
         ".yaml",
     ),
     "checkpoint": Target(checkpoint_contents(), read_model, ".ckpt", least=1 / 3),

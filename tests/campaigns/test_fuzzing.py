@@ -4,11 +4,22 @@ import logging
 import os
 
 import pytest
+from snakemake.common.configfile import load_configfile
 
 from cryoseg.errors import InputError
 from cryoseg.folders import files_and_others
 from cryoseg.job_resources import header_shape
-from fuzzing import ODD_NAMES, TARGETS, Hangs, answered, at_most, campaign, check_inside
+from fuzzing import (
+    ODD_NAMES,
+    RUNS_A_COMMAND,
+    TARGETS,
+    Hangs,
+    answered,
+    at_most,
+    campaign,
+    check_inside,
+    read_as_snakemake,
+)
 from names import hostile_lab, outside
 from test_workflow import RAW
 
@@ -60,6 +71,14 @@ def test_a_campaign_finds_what_it_looks_for(tmp_path):
     ):
         with pytest.raises(found):
             answered(read, tmp_path / "file")
+
+
+def test_a_campaign_hears_what_snakemake_would_run_in_a_configuration(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"__use_yte__: true\np: {RUNS_A_COMMAND!r}\n")
+    with pytest.raises(AssertionError, match=r"does more: .*os\.system"):
+        answered(load_configfile, path)
+    assert not answered(read_as_snakemake, path)
 
 
 def test_a_campaign_notices_what_waits_and_what_fills_a_terminal(tmp_path):
