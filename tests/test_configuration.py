@@ -318,6 +318,12 @@ def laughs(first, of_ten):
     return "\n".join(lines)
 
 
+def chain_of_merges(count):
+    """YAML of mappings that each merge the one before, the last of them first of all."""
+    lines = [f"a{number}: &a{number} {{<<: *a{number - 1}}}" for number in range(1, count)]
+    return "\n".join(["a0: &a0 {k: 1}", *lines, f"<<: *a{count - 1}"])
+
+
 def many_merges(count):
     """YAML in which each of ``count`` mappings merges one of as many keys."""
     keys = ", ".join(f"k{number}: 1" for number in range(count))
@@ -346,8 +352,10 @@ def many_merges(count):
         ('a: "\\UFFFFFFFF"', "line 1, column 7: .*a value that cannot be read"),
         ("%YAML " + 5000 * "9" + ".1\n---\na: 1", "line 1, .*a value that cannot be read"),
         ("#" + 1_000_000 * "x", "has more than 1000000 bytes"),
-        ("a: [" + 110_000 * "1,", "has more than 100000 keys and values"),
+        ("a: [" + 110_000 * "1,", "more than 100000 keys and values"),
         ("a: " + 3000 * "[" + 3000 * "]", "nested too deeply"),
+        ("a: [" + 300 * (300 * "[" + 300 * "]" + ",") + "]", "nested too deeply"),
+        (chain_of_merges(1000), "nested too deeply"),
         (laughs("[1]", "[{}]".format), "holds aliases"),
         (laughs("{k: 1}", "{{<<: [{}]}}".format), "mappings that merge"),
         (many_merges(3000), "mappings that merge"),
@@ -374,6 +382,8 @@ def many_merges(count):
         "bytes",
         "values",
         "deep",
+        "often deep",
+        "merged deep",
         "laughing lists",
         "laughing merges",
         "many merges",

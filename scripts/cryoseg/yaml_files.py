@@ -9,6 +9,8 @@ from cryoseg.errors import InputError, quoted, shortened
 
 # More than a list of all tomograms anybody has: bytes of a file, and keys and values in it.
 MOST_BYTES, MOST_WRITTEN = 1_000_000, 100_000
+# Lists and mappings within one another; each sign takes longer to read with every one around it.
+MOST_NESTED = 50
 # Values, those that aliases stand for counted each time.
 MOST_VALUES = 1_000_000
 # Keys of all mappings that come from those which they merge.
@@ -116,15 +118,20 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text):
         super().__init__(text)
         self.repeated = []  # (key, line)
-        self._written = self._merged = 0
+        self._written = self._depth = self._merged = 0
 
     def compose_node(self, parent, index):
         """As SafeLoader's; a file of very many keys and values ends here, before it takes long."""
-        self._written += 1
+        self._written, self._depth = self._written + 1, self._depth + 1
         if self._written > MOST_WRITTEN:
-            mark = self.peek_event().start_mark
-            raise _refused(f"it has more than {MOST_WRITTEN} keys and values", mark)
-        return super().compose_node(parent, index)
+            many = f"more than {MOST_WRITTEN} keys and values"
+            raise _refused(many, self.peek_event().start_mark)
+        if self._depth > MOST_NESTED:
+            deep = "lists or mappings that are nested too deeply"
+            raise _refused(deep, self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_object(self, node, deep=False):
         """As SafeLoader's, which leaves it to Python to refuse a date of a thirteenth month.
