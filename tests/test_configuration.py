@@ -671,6 +671,14 @@ def test_steps_that_wait_for_each_other_are_a_mistake(lab):
     assert "predict.two" in found[0]
 
 
+def test_a_thousand_steps_one_after_the_other_are_a_mistake(lab):
+    scale = {f"s{n}": {"input_path": f"f{n}", "output_path": f"f{n + 1}"} for n in range(1000)}
+    scale["s0"]["input_path"] = "tomograms"
+    with pytest.raises(InputError, match=r"scale\.s100 needs 100 steps before it") as error:
+        lab.read(scale=scale)
+    assert len(str(error.value).splitlines()) == 2
+
+
 def test_a_folder_that_cannot_be_written_is_named(lab):
     (mistake,) = lab.mistakes(lamella=LAMELLA | {"prediction_folder": "lamella.ckpt/below"})
     assert "prediction_folder cannot be written: lamella.ckpt is no folder" in mistake

@@ -31,6 +31,8 @@ OTHER_KEYS = {
     },
     "predict": {"mask_folder": "labels"},
 }
+# Steps one after the other; those of a run are five or ten.
+MOST_IN_A_ROW = 100
 CHECKPOINT_KEYS = {"train": "pretrained_model", "predict": "trained_model"}
 FILE_MISTAKES = {
     "label": label_file_mistakes,
@@ -185,21 +187,27 @@ def _inputs(stages):
 
 
 def _circle(stages):
-    """Steps that wait for each other."""
-    needs = TopologicalSorter()
+    """Steps that wait for each other, or for very many, one after the other."""
+    needs = defaultdict(set)
     for section, name, _, folder, _ in _inputs(stages):
         writer = stages.writer_of(folder)
         if writer and str(writer) != f"{section}.{name}":
-            needs.add(f"{section}.{name}", str(writer))
+            needs[f"{section}.{name}"].add(str(writer))
     for section, key in CHECKPOINT_KEYS.items():
         for name, entry in getattr(stages, section).items():
             if trainer := entry.get(key) and stages.trainer_of(entry[key]):
-                needs.add(f"{section}.{name}", f"train.{trainer}")
+                needs[f"{section}.{name}"].add(f"train.{trainer}")
     try:
-        needs.prepare()
+        order = list(TopologicalSorter(needs).static_order())
     except CycleError as error:
         steps = " needs ".join(reversed(error.args[1]))
         yield f"{steps}: no step can be the first; change one of their folders"
+        return
+    before = {}
+    for step in order:
+        before[step] = max((before[each] + 1 for each in needs[step]), default=0)
+        if before[step] == MOST_IN_A_ROW:
+            yield f"{step} needs {MOST_IN_A_ROW} steps before it; take some of them out"
 
 
 def _tomogram_mistakes(tomograms, extension, begin, key):
