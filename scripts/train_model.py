@@ -104,7 +104,7 @@ def train_model(
             arguments.write_text(json.dumps(job))
             command = own_command(Path(__file__).resolve(), arguments)
             start_processes(command, per_node, int(nodes), threads, device.type == "cuda")
-    kept = hand_over(models, checkpoint)
+    kept = hand_over(models, checkpoint, run)
     logger.info("%s is the best model, kept as %s too", checkpoint, kept.name)
 
 

@@ -1,5 +1,6 @@
 """Whether a training goes on from an earlier one's last.ckpt, and what it leaves when it ends."""
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from cryoseg.checkpoints import checkpoint_sha256, read_callback_state
 from cryoseg.errors import InputError
+from cryoseg.folders import some
 from cryoseg.joblog import logger
 from cryoseg.volumes import written_aside
 
@@ -64,89 +66,146 @@ def find_start(folder, run, continue_training):
     Where it is finished, which also is so when snakemake died before it could note that, nothing is
     left but to hand over its model. One of other settings or patches is gone on from only where
     ``continue_training`` says so: its weights are taken, and the steps are counted anew.
+
+    What is not of this training gets a second name, or another one, before anything is written: it
+    may be the only copy. A kill in between changes nothing, as a file's other name is always the
+    same.
     """
-    last = Path(folder) / "last.ckpt"
+    folder = Path(folder)
+    last, best = folder / "last.ckpt", folder / "best_so_far.ckpt"
+    state, best_state = _state_of(last), _state_of(best)
+    own = state is not None and state["run"] == run
+    kept = []
+    if last.exists() and not own:
+        # It stays under its name too, so that its own training can go on as long as this one has
+        # not come to a last.ckpt.
+        kept.append(_keep_too(last))
+    if best.exists() and (best_state is None or best_state["run"] != run):
+        kept.append(best.with_name(_dated(best)))
+        os.replace(best, kept[-1])
+    names = ", ".join(path.name for path in kept)
+    if own:
+        if names:
+            logger.warning("another training left best_so_far.ckpt, which is kept as %s", names)
+        return _go_on(last, best, state)
     if not last.exists():
         if continue_training:
             logger.info("%s is not there yet, so the training starts from the beginning", last)
-        return Start()
-    try:
-        state = read_callback_state(last, "Checkpoints")
-    except InputError as error:
-        logger.warning("%s", error)
-        state = None
-    if state is None:
-        return Start(weights=last) if continue_training else Start()
-    changes = [part for part in run if state["run"].get(part) != run[part]]
-    if changes:
-        return _of_another_run(last, changes, state["run"], run, continue_training)
+    else:
+        logger.warning(
+            "%s is of %s: %s", last, _what_differs(state, run),
+            "its weights are taken, its steps are not counted" if continue_training
+            else "this one starts anew",
+        )  # fmt: skip
+    if names:
+        logger.warning("what was left there is kept as %s", names)
+    return Start(weights=kept[0]) if continue_training and last.exists() else Start()
+
+
+def _go_on(last, best, state):
+    """Start from the last.ckpt of the very same training."""
     if state["finished"]:
         logger.info(
             "%s is of a finished training with these settings and patches, whose model is handed "
             "over; to train anew, remove it first", last,
         )  # fmt: skip
-    else:
-        logger.info("the training goes on from %s", last)
-    return Start(last=last, finished=state["finished"])
+        return Start(last=last, finished=True)
+    if not best.exists() and (kept := _kept_of(best, state["run"])):
+        # Another training began meanwhile, and came to no last.ckpt.
+        os.replace(kept, best)
+    logger.info("the training goes on from %s", last)
+    return Start(last=last)
 
 
-def _of_another_run(last, changes, old, new, continue_training):
-    differing = ", ".join(changes)
+def _state_of(path):
+    """What a training left of itself in a checkpoint; None where there is none, or in another's."""
+    if not path.exists():
+        return None
+    try:
+        state = read_callback_state(path, "Checkpoints")
+    except InputError as error:
+        logger.warning("%s", error)
+        return None
+    return state if _is_state(state) else None
+
+
+def _is_state(state):
+    """Whether a value is what training_callbacks.Checkpoints writes, whoever wrote it."""
+    if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
+        return False
+    try:
+        json.dumps(state["run"])  # tensors and the like could not be compared
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return (
+        isinstance(state["run"].get("settings"), dict)
+        and isinstance(state.get("finished"), bool)
+        and isinstance(state.get("best_loss"), float)
+        and isinstance(state.get("best_epoch"), int | None)
+    )
+
+
+def _what_differs(state, run):
+    """What another training than this one is, for a message."""
+    if state is None:
+        return "no training of cryoseg"
+    old = state["run"]
+    changes = [part for part in sorted({*old, *run}, key=str) if old.get(part) != run.get(part)]
+    differing = ", ".join(map(str, changes))
     if "settings" in changes:
-        keys = sorted({*old["settings"], *new["settings"]})
-        which = [k for k in keys if old["settings"].get(k) != new["settings"].get(k)]
-        differing += f" ({', '.join(which)})"
-    if continue_training:
-        logger.warning(
-            "%s is of a training with other %s: its weights are taken, its steps are not counted",
-            last, differing,
-        )  # fmt: skip
-        return Start(weights=last)
-    kept = keep_aside(last.parent)
-    logger.warning(
-        "%s is of a training with other %s; this one starts anew%s", last, differing,
-        f", and what that one left is kept as {', '.join(kept)}" if kept else "",
-    )  # fmt: skip
-    return Start()
+        keys = sorted({*old["settings"], *run["settings"]}, key=str)
+        which = [k for k in keys if old["settings"].get(k) != run["settings"].get(k)]
+        differing += f" ({some(map(str, which))})"
+    return f"a training with other {differing}"
 
 
-def keep_aside(folder):
-    """Rename what an unfinished training left, so that another does not overwrite it.
+def _dated(path):
+    """A checkpoint's name with its date and hash, which no other file has."""
+    date = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
+    return f"{path.stem}-{date}-{checkpoint_sha256(path)[:8]}.ckpt"
 
-    Returns the new names; none where the training was finished, since its model is kept anyway.
-    """
-    best = Path(folder) / "best_so_far.ckpt"
-    date, kept = time.strftime("%Y%m%d-%H%M%S"), []
-    for file in (best, Path(folder) / "last.ckpt") if best.exists() else ():
-        if file.exists():
-            kept.append(f"{file.stem}-{date}.ckpt")
-            os.replace(file, file.with_name(kept[-1]))
+
+def _keep_too(path):
+    """Give a checkpoint its dated name beside its own; returns the path of that."""
+    kept = path.with_name(_dated(path))
+    if not kept.exists():
+        try:
+            os.link(path, kept)
+        except OSError:  # a file system without hard links, or a file of somebody else's
+            _copy(path, kept)
     return kept
 
 
-def hand_over(folder, checkpoint):
-    """Give the best model its name, and keep it under its date and hash too.
+def _kept_of(path, run):
+    """The newest checkpoint of a training that is kept under a dated name of ``path``, or None."""
+    # Not what a user keeps there under another such name.
+    dated = re.compile(re.escape(path.stem) + r"-\d{8}-\d{6}-[0-9a-f]{8}\.ckpt")
+    kept = sorted(each for each in path.parent.iterdir() if dated.fullmatch(each.name))
+    for each in reversed(kept):
+        state = _state_of(each)
+        if state is not None and state["run"] == run:
+            return each
+    return None
 
-    The second name is never written again: a model that once was complete cannot be lost by
-    training anew. Returns the path of the kept file.
+
+def hand_over(folder, checkpoint, run):
+    """Give a finished training's best model its name, and keep it under its date and hash too.
+
+    The second name comes first and is never written again: a model that once was complete cannot be
+    lost by training anew. run: see describe_run; no other training's model is handed over.
+    Returns the path of the kept file.
     """
-    folder, checkpoint = Path(folder), Path(checkpoint)
-    best = folder / "best_so_far.ckpt"
-    if not best.exists():
-        # Not what a user keeps there under another such name.
-        dated = re.compile(re.escape(checkpoint.stem) + r"-\d{8}-\d{6}-[0-9a-f]{8}\.ckpt")
-        kept = sorted(path for path in folder.iterdir() if dated.fullmatch(path.name))
-        if not kept:
-            raise InputError(
-                f"{folder}: the finished training's model is gone; remove last.ckpt there to train "
-                "anew"
-            )
-        _copy(kept[-1], checkpoint)
-        return kept[-1]
-    date = time.strftime("%Y%m%d-%H%M%S")
-    kept = folder / f"{checkpoint.stem}-{date}-{checkpoint_sha256(best)[:8]}.ckpt"
-    _copy(best, checkpoint)
-    os.replace(best, kept)
+    best, model = Path(folder) / "best_so_far.ckpt", Path(folder) / Path(checkpoint).name
+    state = _state_of(best)
+    if state is not None and state["run"] == run:
+        kept = best.with_name(_dated(best).replace(best.stem, model.stem))
+        os.replace(best, kept)
+    elif (kept := _kept_of(model, run)) is None:
+        raise InputError(
+            f"{folder}: this training is finished and its model is not there: no validation loss "
+            "was a number, or it was removed; remove last.ckpt there to train anew"
+        )
+    _copy(kept, checkpoint)
     return kept
 
 
