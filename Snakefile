@@ -16,6 +16,7 @@ report: "rules/captions/workflow.rst"
 include: "rules/common.smk"
 include: "rules/fast_plans.smk"
 include: "rules/scheduling.smk"
+include: "rules/foreign_files.smk"
 include: "rules/snakemake_report.smk"
 include: "rules/cluster.smk"
 

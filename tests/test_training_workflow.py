@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+from conftest import REPOSITORY
 from test_workflow import ODD, RAW, Lab, stage_file, steps
 
 SHAPE = (20, 24, 28)
@@ -272,6 +273,25 @@ def test_a_deleted_model_is_brought_back(lab):
 
 
 # What goes wrong
+
+
+@pytest.mark.parametrize("seconds", [0, 10**6], ids=["newer than the labels", "older"])
+def test_a_model_of_cryosiam_is_neither_replaced_nor_taken_for_the_trainings_own(lab, seconds):
+    """It has the names of ours: model_best.ckpt and last.ckpt."""
+    models = lab.folder / MODEL
+    shutil.rmtree(models.parent)
+    models.parent.mkdir()
+    for name in ("model_best", "last"):
+        path = models.with_name(f"{name}.ckpt")
+        shutil.copy(REPOSITORY / "tests" / "data" / "semantic.ckpt", path)
+        os.utime(path, 2 * (time.time() - seconds,))
+    content = models.read_bytes()
+    for arguments in (["-n", "train"], ["train"], ["-n", "predict"]):
+        shown = lab.run(*arguments, fails=True)
+        assert f"no record says that cryoseg made this file: {MODEL}" in shown
+        assert "or name another log_dir for train.semantic" in shown
+    assert models.read_bytes() == models.with_name("last.ckpt").read_bytes() == content
+    assert len(list(models.parent.iterdir())) == 2
 
 
 def test_a_label_that_the_network_has_no_class_for_is_named_before_the_training(lab):
