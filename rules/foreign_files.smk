@@ -11,25 +11,34 @@ from cryoseg import foreign_files
 
 def refuse_to_replace_foreign_files(workflow, stages):
     """Let a run end, once it is planned, where it would replace what cryoseg did not make."""
-    prepare = snakemake.dag.DAG.postprocess
+    prepare, delete_outputs = snakemake.dag.DAG.postprocess, snakemake.dag.DAG.clean
 
     async def postprocess(dag, *arguments, check_initial=False, **options):
         await prepare(dag, *arguments, check_initial=check_initial, **options)
         # check_initial: the plan is complete, and jobs are about to be started
         if check_initial and workflow.is_main_process and not workflow.touch:
-            check_planned(dag, stages)
+            refuse_foreign(dag, stages, dag.needrun)
+
+    async def clean(dag, only_temp=False, **options):  # snakemake --delete-all-output
+        if not only_temp:
+            refuse_foreign(dag, stages, lambda job: True)
+        await delete_outputs(dag, only_temp=only_temp, **options)
 
     snakemake.dag.DAG.postprocess = postprocess
+    snakemake.dag.DAG.clean = clean
 
 
-def check_planned(dag, stages):
-    """End the run where planned outputs, or models that are not planned anew, are not ours."""
+def refuse_foreign(dag, stages, is_lost):
+    """End the run where outputs that would be lost, or any models of trainings, are not ours.
+
+    is_lost: function that tells of a job whether what its outputs are now would be
+    """
     trainings = {stages.best_model(name): f"train.{name}" for name in stages.train}
     outputs = {
         str(file): file
         for job in dag.jobs
         for file in job.output
-        if file in trainings or dag.needrun(job)
+        if file in trainings or is_lost(job)
     }
     recorded, others = foreign_files.recorded_or_not(outputs)
     foreign = [file for file in others if not is_known(dag.workflow.persistence, outputs[file])]
@@ -40,13 +49,17 @@ def check_planned(dag, stages):
 
 
 def is_known(persistence, file):
-    """Whether a file without a record is ours: by Snakemake's notes, or as a model."""
-    if persistence._filter_incomplete_keys([str(file)]):
-        return foreign_files.is_signed(file)
+    """Whether a file without a record is ours, by its own word and by Snakemake's notes.
+
+    A job that is killed between the two leaves a mark; notes tell of what older versions made.
+    """
     noted = persistence.metadata(file)
-    if noted is not None and foreign_files.has_time(file, noted.endtime or 0):
-        return True
-    return file.endswith(".ckpt") and foreign_files.has_dated_copy(file)
+    expected = (
+        file.endswith(".ckpt")  # which has a dated copy, or is not ours
+        or persistence._filter_incomplete_keys([str(file)])
+        or (noted is not None and foreign_files.has_time(file, noted.endtime or 0))
+    )
+    return expected and foreign_files.is_signed(str(file))
 
 
 refuse_to_replace_foreign_files(workflow, STAGES)

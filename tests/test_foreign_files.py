@@ -110,7 +110,10 @@ def test_a_killed_jobs_file_says_itself_whose_it_is(tmp_path):
         assert is_signed(str(tmp_path / f"{name}.mrc")) == (name == "ours")
     assert is_signed(put(tmp_path / "table.tsv"))  # which has no room for that
     assert not is_signed(put(tmp_path / "empty.h5", b""))
+    assert not is_signed(put(tmp_path / "damaged.h5", (tmp_path / "ours.h5").read_bytes()[:100]))
     assert not is_signed(put(tmp_path / "model_best.ckpt"))
+    os.mkfifo(tmp_path / "pipe.mrc")
+    assert not is_signed(str(tmp_path / "pipe.mrc"))
 
 
 def test_a_model_is_ours_if_it_is_there_under_its_date_and_hash_too(tmp_path):
@@ -172,6 +175,8 @@ def test_predictions_and_tomograms_of_others_are_never_replaced(lab):
         assert "these 2 files: predictions/lamella/TS_1_preds.h5, scaled/TS_10.mrc\n" in shown
         assert "Traceback" not in shown
         assert contents(lab) == before
+    assert "2 files of others" in lab.run("--delete-all-output", fails=True)
+    assert contents(lab) == before
     lab.run("scaled/TS_1.mrc")  # which the mistake does not concern
 
 

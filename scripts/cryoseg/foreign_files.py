@@ -4,7 +4,6 @@ Snakemake deletes what bears the name of an output before a job runs, whoever ma
 what is newer than the inputs for the output itself.
 """
 
-import mmap
 import os
 from collections import defaultdict
 from itertools import islice
@@ -12,14 +11,10 @@ from pathlib import Path
 
 from cryoseg.errors import InputError, printable, shortened
 from cryoseg.folders import some
-from cryoseg.provenance import FOLDER, read_record, record_path, sha256
+from cryoseg.provenance import FOLDER, HEADER_BYTES, read_record, sha256
 
-# What stands in each MRC file and in each HDF5 file of ours, and how such files are told: by bytes
-# at some place. What is neither has no room for a word on who made it.
-SIGNED = {
-    "MRC": (208, b"MAP ", b"Written by cryoseg"),
-    "HDF5": (0, b"\x89HDF\r\n\x1a\n", b'"cryoseg": "'),
-}
+# How files are told that have room for a word on who made them, and what volumes.write_mrc writes.
+HDF5, MRC, MRC_SIGNATURE = b"\x89HDF\r\n\x1a\n", slice(208, 212), b"Written by cryoseg"
 # Seconds by which copies of one time of change may differ.
 SAME_TIME = 2
 # Files that are read to compare them with their records, before a run begins.
@@ -56,7 +51,8 @@ def changed_since(recorded):
 
 def _fits_in_time(path):
     """Whether a file was last changed in the hour before its record was written, as ours are."""
-    seconds = _time_of(record_path(path)) - _time_of(path)
+    folder, slash, name = path.rpartition("/")  # record_path is slow for tens of thousands
+    seconds = _time_of(f"{folder}{slash}{FOLDER}/{name}.json") - _time_of(path)
     return -SAME_TIME < seconds < 3600
 
 
@@ -98,17 +94,25 @@ def is_signed(path):
     """
     if path.endswith(".ckpt"):
         return has_dated_copy(path)
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
     try:
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return False
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                for start, kind, signature in SIGNED.values():
-                    if content[start : start + len(kind)] == kind:
-                        return content.find(signature) >= 0
-    except OSError:
+            start = file.read(HEADER_BYTES)
+        if start.startswith(HDF5):
+            return _names_its_maker(path)
+    except (OSError, InputError):
         return False
-    return True
+    return MRC_SIGNATURE in start if start[MRC] == b"MAP " else bool(start)
+
+
+def _names_its_maker(path):
+    """Whether an HDF5 file has the attribute of provenance.attributes_of that tells versions."""
+    from cryoseg.hdf5_files import damage_named, open_hdf5  # which plans can mostly do without
+
+    with open_hdf5(path) as file, damage_named(path):
+        told = file.attrs.get("versions")
+    return isinstance(told, str) and '"cryoseg"' in told
 
 
 def has_time(path, seconds):
