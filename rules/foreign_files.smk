@@ -7,6 +7,8 @@ of them begins; this comes in between, in dry runs too.
 import snakemake.dag
 
 from cryoseg import foreign_files
+from cryoseg.provenance import record_path
+from cryoseg.shared_folders import entries_by_folder, other_runs
 
 
 def refuse_to_replace_foreign_files(workflow, stages):
@@ -41,25 +43,40 @@ def refuse_foreign(dag, stages, is_lost):
         if file in trainings or is_lost(job)
     }
     recorded, others = foreign_files.recorded_or_not(outputs)
-    foreign = [file for file in others if not is_known(dag.workflow.persistence, outputs[file])]
+    elsewhere = list(other_runs(entries_by_folder(stages))) if others else []
+    persistence = dag.workflow.persistence
+    foreign = [file for file in others if not is_known(persistence, outputs[file], elsewhere)]
     changed = foreign_files.changed_since(recorded)
     if foreign or changed:
         models = {file: trainings[file] for file in [*foreign, *changed] if file in trainings}
         sys.exit(foreign_files.refusal(foreign, changed, models))
 
 
-def is_known(persistence, file):
+def is_known(persistence, file, elsewhere):
     """Whether a file without a record is ours, by its own word and by Snakemake's notes.
 
     A job that is killed between the two leaves a mark; notes tell of what older versions made.
+    elsewhere: as of other_runs
     """
     noted = persistence.metadata(file)
     expected = (
         file.endswith(".ckpt")  # which has a dated copy, or is not ours
         or persistence._filter_incomplete_keys([str(file)])
         or (noted is not None and foreign_files.has_time(file, noted.endtime or 0))
+        or is_made_elsewhere(persistence, str(file), elsewhere)
     )
     return expected and foreign_files.is_signed(str(file))
+
+
+def is_made_elsewhere(persistence, file, elsewhere):
+    """Whether a run of another working folder has begun a file, or recorded it by now."""
+    for folder, run in elsewhere:
+        marks = os.path.join(run, ".snakemake", "incomplete")
+        if file.startswith(f"{folder}/") and os.path.isdir(marks):
+            for key in (file, os.path.relpath(file, run)):
+                if os.path.exists(persistence._record_path(marks, key)):
+                    return True
+    return record_path(file).exists()
 
 
 refuse_to_replace_foreign_files(workflow, STAGES)

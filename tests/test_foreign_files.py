@@ -109,7 +109,6 @@ def test_a_killed_jobs_file_says_itself_whose_it_is(tmp_path):
         assert is_signed(str(tmp_path / f"{name}.h5")) == (name == "ours")
         assert is_signed(str(tmp_path / f"{name}.mrc")) == (name == "ours")
     assert is_signed(put(tmp_path / "table.tsv"))  # which has no room for that
-    assert not is_signed(put(tmp_path / "empty.h5", b""))
     assert not is_signed(put(tmp_path / "damaged.h5", (tmp_path / "ours.h5").read_bytes()[:100]))
     assert not is_signed(put(tmp_path / "model_best.ckpt"))
     os.mkfifo(tmp_path / "pipe.mrc")

@@ -7,6 +7,7 @@ note in every output folder that lies outside its working folder; whoever comes 
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from cryoseg.errors import InputError
@@ -73,6 +74,20 @@ def others_in(entries):
                 continue
             if other and other["run"] != here and os.path.isdir(other["run"]):
                 yield _sentence(folder, note, other, settings)
+
+
+def other_runs(entries):
+    """(folder, working folder) of each other run that writes there, by its note.
+
+    entries: as of entries_by_folder
+    """
+    here = os.getcwd()
+    for folder in entries:
+        for note in sorted(Path(folder, NOTES).glob("[!.]*.json")):
+            with suppress(InputError):  # which others_in tells of
+                other = _read(note)
+                if other and other["run"] != here and os.path.isdir(other["run"]):
+                    yield folder, other["run"]
 
 
 def _read(note):
