@@ -367,6 +367,18 @@ def test_a_semantic_threshold_or_size_costs_no_gpu_job(lab, change):
     assert lab.plan() == steps(["semantic_label_voxels"], NAMES)
 
 
+def test_labels_that_were_corrected_by_hand_are_not_replaced(lab):
+    path = lab.folder / "predictions/semantic/TS_1_preds.h5"
+    with h5py.File(path, "r+") as file:
+        file["labels"][0] = 3
+    os.utime(path, 2 * (time.time() + 10,))  # some time after the run
+    assert lab.plan() == set()
+    lab.write_stage("semantic", parameters__network__threshold=0.3)
+    shown = lab.run("-n", fails=True)
+    assert "changed after cryoseg had made this file: predictions/semantic/TS_1_preds.h5\n" in shown
+    assert "Traceback" not in shown
+
+
 def test_a_lamella_threshold_reruns_what_reads_the_mask_too(lab):
     lab.write_stage("lamella", parameters__network__threshold=0.3)
     rules = ["lamella_label_voxels", "semantic_score_voxels", "semantic_label_voxels"]
