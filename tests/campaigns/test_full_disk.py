@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import lost_folder
 from conftest import REPOSITORY
 from cryoseg.errors import InputError
 from cryoseg.volumes import write_mrc, written_aside
@@ -191,6 +192,15 @@ def test_a_disk_that_becomes_full_at_any_moment_is_said_and_what_was_done_counts
     happened, finds = campaign(rounds=2, seed=1, targets=TARGETS)
     assert not finds
     assert any(SENTENCE.search(each) for each in happened)
+
+
+@needs_root
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [24, 31])  # the folder is away; it is read-only
+def test_a_folder_that_is_lost_while_a_run_goes_on_is_named_and_what_was_done_counts(seed):
+    happened, finds = lost_folder.campaign(rounds=1, seed=seed, targets=TARGETS)
+    assert not finds
+    assert lost_folder.SENTENCE.search(happened[0])
 
 
 @needs_root
