@@ -372,7 +372,10 @@ def test_weights_that_are_no_plain_numbers_are_refused(weights, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("block_type", {}), ("block_type", [{}]), ("num_layers", 3), ("filters", [1]), ("dim", "a")],
+    [
+        *(("block_type", {}), ("block_type", [{}]), ("num_layers", 3), ("filters", [1])),
+        *(("dim", "a"), ("include_levels_loss", "yes"), ("num_layers", [True, 1, 1, 1])),
+    ],
 )
 def test_sizes_of_another_kind_are_no_network(name, value, tmp_path):
     network = {"out_channels": 3, name: value}
@@ -476,14 +479,29 @@ def test_attributes_of_weights_cannot_be_set(tmp_path):
         load_network(tmp_path / "model.ckpt")
 
 
-@pytest.mark.parametrize("content", [[], {}, 7, {"callbacks": 7}, {"callbacks": [1]}], ids=str)
+@pytest.mark.parametrize(
+    "content",
+    [[], {}, 7, {"callbacks": 7}, {"callbacks": [1]}, {"callbacks": {"Checkpoints": [1]}},
+     {"callbacks": {"Checkpoints": {"run": laughing()}}}],
+    ids=["list", "nothing", "number", "callbacks", "list of them", "state", "endless"],
+)  # fmt: skip
 def test_a_last_checkpoint_of_another_program_is_not_gone_on_from(content, tmp_path):
     torch.save(content, tmp_path / "last.ckpt")
     if content == {}:
         assert read_callback_state(tmp_path / "last.ckpt", "Checkpoints") is None
         return
-    with pytest.raises(InputError, match="not a checkpoint that cryoseg wrote"):
+    with pytest.raises(InputError, match=r"not a checkpoint that cryoseg wrote|hold more than"):
         read_callback_state(tmp_path / "last.ckpt", "Checkpoints")
+
+
+def test_what_a_last_checkpoint_tells_of_its_run_is_plain_values(tmp_path, caplog):
+    run = {"settings": OrderedDict(seed=torch.ones(2)), "files": [("a", 1)]}
+    content = {"callbacks": {"Checkpoints": {"run": run, "finished": True}}}
+    torch.save(content, tmp_path / "last.ckpt")
+    with caplog.at_level("WARNING"):
+        found = read_callback_state(tmp_path / "last.ckpt", "Checkpoints")
+    assert found == {"run": {"settings": {"seed": None}, "files": [["a", 1]]}, "finished": True}
+    assert "run.settings.seed" in caplog.text
 
 
 def test_code_in_a_last_checkpoint_never_runs(tmp_path):

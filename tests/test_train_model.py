@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from cryoseg.patches import PatchFile
 from cryoseg.processes import devices_of
 from cryoseg.training import SegmentationTraining
 from cryoseg.training_run import transforms_of
-from train_model import train_model
+from train_model import train_model, write_settings
 from training_jobs import ALL_TRANSFORMS, configuration, patch_file, patch_files, volumes
 
 # Jobs in processes of their own start from one that has imported everything.
@@ -193,6 +194,86 @@ def test_a_trained_model_is_a_start_too(trained):
 def test_a_pretrained_model_of_other_sizes_is_refused(trained, change, says):
     with pytest.raises(InputError, match=says):
         starting_network(configuration(**change), trained / "log" / "model" / "model_best.ckpt")
+
+
+def laughing(depth):
+    """A list of ten times a list of ten times a list ..., in a few bytes of a pickle's memo."""
+    found = [1]
+    for _ in range(depth):
+        found = [found] * 10
+    return found
+
+
+def with_settings(path, source, sizes=None, others=None):
+    """A copy of a trained model whose backbone has other sizes or further settings."""
+    content = torch.load(source, weights_only=True)
+    backbone = content["hyper_parameters"]["backbone_config"]
+    backbone["parameters"]["network"] |= sizes or {}
+    content["hyper_parameters"]["backbone_config"] = backbone | (others or {})
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("num_layers", [10**9, 1, 1, 1], "weights do not fit .* for 1000000005 blocks"),
+        ("dim", 2**62, "a network that cannot be"),
+        ("dim", 9, "weights do not fit the network that hyper_parameters describe"),
+        ("dense_dim", laughing(7), "no network has dense_dim = "),
+        ("dense_dim", laughing(20), "no network has dense_dim = "),
+        ("dense_dim", torch.ones(2), "no network has dense_dim = "),
+        ("dense_dim", 10**5000, "its dense_dim is a number of 16610 bits"),
+        ("dense_dim", np.int64(4), "no network has dense_dim = an object"),
+        ("no_max_pool", torch.ones(2), "no network has no_max_pool = "),
+    ],
+    ids=["blocks", "bytes", "weights", "lists", "endless", "tensor", "digits", "numpy", "truth"],
+)
+def test_a_hostile_pretrained_model_is_refused_at_once(name, value, says, trained, tmp_path):
+    best = trained / "log" / "model" / "model_best.ckpt"
+    path = with_settings(tmp_path / "model.ckpt", best, {name: value})
+    started = time.process_time()
+    with pytest.raises(InputError, match=rf"model\.ckpt: .*{says}") as error:
+        starting_network(configuration(), path)
+    assert time.process_time() - started < 5
+    assert len(str(error.value)) < 1000
+
+
+def test_weights_of_a_pretrained_model_must_be_real_numbers(trained, tmp_path):
+    content = torch.load(trained / "log" / "model" / "model_best.ckpt", weights_only=True)
+    for name in ("_model_backbone.encoder.bn1.bias", "_model.semantic_head.0.bias"):
+        weights = content["state_dict"][name]
+        odd = content["state_dict"] | {name: weights.to(torch.complex64)}
+        torch.save(content | {"state_dict": odd}, tmp_path / "model.ckpt")
+        with pytest.raises(InputError, match=rf"{name} are of type torch.complex64"):
+            starting_network(configuration(), tmp_path / "model.ckpt")
+
+
+def test_settings_of_a_pretrained_model_become_plain_values(trained, tmp_path, caplog):
+    odd = {
+        "ordered": OrderedDict(a=torch.Size([1, 2])), "mean": np.float64(0.5), "kept": 1.5,
+        "vast": 10**5000, "text": "\ud800", (1, 2): 3,
+    }  # fmt: skip
+    best = trained / "log" / "model" / "model_best.ckpt"
+    path = with_settings(tmp_path / "model.ckpt", best, others={"data": odd})
+    with caplog.at_level("WARNING"):
+        network, backbone = starting_network(configuration(), path)
+    plain = {"ordered": {"a": [1, 2]}, "mean": None, "kept": 1.5, "vast": None, "text": None}
+    assert backbone["data"] == plain
+    assert "data.mean" in caplog.text
+    SegmentationTraining(network, configuration(), backbone)
+    write_settings(tmp_path, configuration(), backbone, path, [])
+    assert yaml.safe_load((tmp_path / "settings.yaml").read_text())["backbone_config"] == backbone
+
+
+@pytest.mark.parametrize(
+    "much", [laughing(20), 1000 * [10**4 * "x"], [10**7 * "x"]], ids=["lists", "texts", "text"]
+)
+def test_settings_of_a_pretrained_model_that_fill_a_disk_are_refused(much, trained, tmp_path):
+    best = trained / "log" / "model" / "model_best.ckpt"
+    path = with_settings(tmp_path / "model.ckpt", best, others={"notes": much})
+    with pytest.raises(InputError, match=r"model\.ckpt: its settings hold more than"):
+        starting_network(configuration(), path)
 
 
 def test_what_is_frozen_keeps_weights_and_statistics(tmp_path, patches, trained):

@@ -14,7 +14,16 @@ from types import SimpleNamespace
 import torch
 
 from cryoseg.errors import InputError, brief, quoted
+from cryoseg.joblog import logger
 from cryoseg.network import Architecture, SegmentationNetwork
+
+# Bits of a number in settings: TensorBoard takes it for a float.
+MOST_BITS = 64
+# Lists and mappings in one another.
+DEEPEST = 50
+# Values of the settings that a training takes over and writes down, and of what its last.ckpt tells
+# of its files; signs of all texts, for each value.
+MOST_VALUES, MOST_VALUES_OF_OURS, SIGNS = 20_000, 10**6, 50
 
 
 class _Mapping(OrderedDict):
@@ -38,6 +47,9 @@ class Placeholder:
 
     def __init__(self, *args, **kwargs):
         pass
+
+    def __repr__(self):
+        return "an object of another library"
 
     def __setstate__(self, state):
         pass
@@ -137,7 +149,8 @@ def read_checkpoint(path):
     Real files name classes of MONAI and numpy beside the weights, which torch's own
     ``weights_only`` refuses; here those become inert placeholders.
 
-    Returns (state_dict, hyper_parameters): names to CPU tensors, and a dict of plain values.
+    Returns (state_dict, hyper_parameters): names to CPU tensors, and a dict of whatever the file
+    holds; see architecture_of and plain_values for what can be taken from it.
     Raises InputError for anything that is not such a file.
     """
     _check_archive(path)
@@ -299,29 +312,31 @@ def architecture_of(settings, path):
         ) from error
 
 
-def load_network(path):
-    """Load a trained segmentation network, in evaluation mode, on the CPU, in float32.
+def outline(sizes, state, path):
+    """The network of the sizes that a checkpoint states, on the meta device: it takes no memory.
 
-    Raises InputError if the file is no checkpoint, or of another kind than a trained model, or if
-    its weights do not fit the sizes that it states.
+    state: the checkpoint's weights
+    Raises InputError if there is no such network, or if it has more blocks than the file has
+    weights.
     """
-    state, settings = read_checkpoint(path)
-    sizes = architecture_of(settings, path)
     blocks = sum(sizes.num_layers) + sizes.fpn_layers
     if blocks > len(state):  # building a network of millions of blocks would take hours
         raise InputError(
             f"{path}: the weights do not fit the network that hyper_parameters describe: "
-            f"{len(state)} of them for {blocks} blocks"
+            f"{len(state)} of them for {quoted(blocks)} blocks"
         )
     try:
         with torch.device("meta"):
-            network = SegmentationNetwork(sizes)
+            return SegmentationNetwork(sizes)
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise InputError(
             f"{path}: hyper_parameters describe a network that cannot be: {brief(error)}"
         ) from error
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
+
+
+def check_shapes(path, wanted, found):
+    """Raise InputError unless weights have the names and shapes of those wanted: {name: tensor}."""
+    wanted, found = shapes(wanted), shapes(found)
     differences = [
         f"{brief(name)}: {found.get(name, 'missing')} instead of {wanted.get(name, 'nothing')}"
         for name in sorted(wanted.keys() | found.keys())
@@ -333,18 +348,100 @@ def load_network(path):
             f"{path}: the weights do not fit the network that hyper_parameters describe: "
             f"{'; '.join(differences[:3])}{more}"
         )
-    for name, value in network.state_dict().items():
-        if value.is_floating_point() and not state[name].is_floating_point():
+
+
+def shapes(weights):
+    """Shapes of weights, {name: tensor}, as {name: tuple}."""
+    return {name: tuple(value.shape) for name, value in weights.items()}
+
+
+def check_numbers(path, wanted, found):
+    """Raise InputError where weights are no real numbers and those wanted, {name: tensor}, are."""
+    for name, value in wanted.items():
+        if value.is_floating_point() and not found[name].is_floating_point():
             raise InputError(
-                f"{path}: the weights {name} are of type {state[name].dtype}; they must be real "
+                f"{path}: the weights {name} are of type {found[name].dtype}; they must be real "
                 "numbers: train the model anew"
             )
+
+
+def load_network(path):
+    """Load a trained segmentation network, in evaluation mode, on the CPU, in float32.
+
+    Raises InputError if the file is no checkpoint, or of another kind than a trained model, or if
+    its weights do not fit the sizes that it states.
+    """
+    state, settings = read_checkpoint(path)
+    network = outline(architecture_of(settings, path), state, path)
+    check_shapes(path, network.state_dict(), state)
+    check_numbers(path, network.state_dict(), state)
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     try:
         network.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise InputError(f"{path}: the weights cannot be used: {brief(error)}") from error
     return network.eval().requires_grad_(False)
+
+
+def plain_values(content, path, most=MOST_VALUES):
+    """A copy of settings in what YAML can hold: lists, mappings, texts, numbers, true and null.
+
+    What is none of these becomes None, and a key that is none is left out; the log names them.
+    Raises InputError if there are more than so many values: lists that hold one another ten times
+    have no end to speak of.
+    """
+    copying = _PlainCopy(path, most)
+    copied = copying.of(content, ())
+    if copying.lost:
+        logger.warning(
+            "%s: %d of its settings are no plain values and are not taken over: %s", path,
+            len(copying.lost), brief(", ".join(copying.lost[:5])),
+        )  # fmt: skip
+    return copied
+
+
+class _PlainCopy:
+    """Copies settings, counts their values and signs, and keeps the names of what is not plain."""
+
+    def __init__(self, path, most):
+        self.path, self.most = path, most
+        self.values, self.signs, self.lost = 0, 0, []
+
+    def of(self, value, place):
+        """A copy of what stands at a place: the names of the keys that lead there."""
+        self._count(value, place)
+        if isinstance(value, list | tuple):
+            return [self.of(inner, (*place, str(number))) for number, inner in enumerate(value)]
+        if not isinstance(value, dict):
+            return value if self._is_plain(value, place) else None
+        copied = {}
+        for key, inner in value.items():
+            inside = (*place, key if isinstance(key, str) else quoted(key))
+            self._count(key, place)
+            if self._is_plain(key, inside):
+                copied[key] = self.of(inner, inside)
+        return copied
+
+    def _count(self, value, place):
+        self.values += 1
+        self.signs += len(value) if isinstance(value, str) else 0
+        if self.values > self.most or self.signs > SIGNS * self.most or len(place) > DEEPEST:
+            raise InputError(
+                f"{self.path}: its settings hold more than {self.most} values, {SIGNS * self.most} "
+                f"signs or {DEEPEST} lists in one another, as no training's do; give another "
+                "checkpoint"
+            )
+
+    def _is_plain(self, value, place):
+        if isinstance(value, str):
+            plain = not any("\ud800" <= sign <= "\udfff" for sign in value)  # of no encoding
+        elif type(value) is int:
+            plain = value.bit_length() <= MOST_BITS
+        else:
+            plain = value is None or isinstance(value, bool | float)
+        if not plain:
+            self.lost.append(".".join(place))
+        return plain
 
 
 def read_callback_state(path, callback):
@@ -359,6 +456,8 @@ def read_callback_state(path, callback):
         raise
     except Exception as error:  # whatever unpickling stumbles over
         raise InputError(f"{path}: not a checkpoint that cryoseg wrote ({brief(error)})") from error
-    if not isinstance(content, dict) or not isinstance(content.get("callbacks", {}), dict):
+    states = content.get("callbacks", {}) if isinstance(content, dict) else None
+    state = states.get(callback) if isinstance(states, dict) else states
+    if states is None or not isinstance(state, dict | None):
         raise InputError(f"{path}: not a checkpoint that cryoseg wrote")
-    return content.get("callbacks", {}).get(callback)
+    return None if state is None else plain_values(state, path, MOST_VALUES_OF_OURS)

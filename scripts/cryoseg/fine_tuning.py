@@ -3,8 +3,16 @@
 import torch
 from torch import nn
 
-from cryoseg.checkpoints import architecture_of, read_checkpoint
-from cryoseg.errors import InputError
+from cryoseg.checkpoints import (
+    architecture_of,
+    check_numbers,
+    check_shapes,
+    outline,
+    plain_values,
+    read_checkpoint,
+    shapes,
+)
+from cryoseg.errors import InputError, quoted
 from cryoseg.joblog import logger
 from cryoseg.network import SegmentationNetwork
 
@@ -26,12 +34,14 @@ def starting_network(config, pretrained=None):
     wanted = config["parameters"]["network"]
     if pretrained is None:
         backbone_config = _backbone_from_scratch(config)
-        state = {}
     else:
         state, backbone_config = _read_pretrained(pretrained)
-        _check_shared(pretrained, backbone_config["parameters"]["network"], wanted)
     settings = {"config": config, "backbone_config": backbone_config}
     sizes = architecture_of(settings, pretrained or "the training configuration")
+    if pretrained is not None:
+        _check_shared(pretrained, backbone_config["parameters"]["network"], sizes, wanted)
+        _check_backbone(pretrained, outline(sizes, state, pretrained).state_dict(), state)
+        backbone_config = plain_values(backbone_config, pretrained)
     if sizes.spatial_dims != 3:
         raise InputError(
             f"parameters.network.spatial_dims is {sizes.spatial_dims}; training needs 3"
@@ -41,7 +51,7 @@ def starting_network(config, pretrained=None):
         network = SegmentationNetwork(sizes)
         _initialise(network)
     if pretrained is not None:
-        _load_backbone(network, state, pretrained)
+        network.load_state_dict(_backbone_of(state), strict=False)
         _load_heads(network, state, pretrained)
     return network, backbone_config
 
@@ -78,13 +88,26 @@ def _read_pretrained(path):
     return state, backbone_config
 
 
-def _check_shared(path, has, wanted):
+def _check_shared(path, stated, sizes, wanted):
+    """What a backbone's settings state must be what the training configuration asks for."""
     for name in SHARED:
-        if name in has and has[name] != wanted[name]:
+        has = getattr(sizes, name)
+        if name in stated and has != wanted[name]:
             raise InputError(
-                f"{path}: its {name} is {has[name]}, parameters.network.{name} is {wanted[name]}; "
-                f"set it to {has[name]}, or give another pretrained_model"
+                f"{path}: its {name} is {quoted(has)}, parameters.network.{name} is "
+                f"{wanted[name]}; set it to {quoted(has)}, or give another pretrained_model"
             )
+
+
+def _backbone_of(state):
+    return {name: value for name, value in state.items() if name.startswith(BACKBONE)}
+
+
+def _check_backbone(path, wanted, state):
+    """All of the backbone's weights must be there, and no others of that name."""
+    wanted, given = _backbone_of(wanted), _backbone_of(state)
+    check_shapes(path, wanted, given)
+    check_numbers(path, wanted, given)
 
 
 def _initialise(network):
@@ -96,35 +119,17 @@ def _initialise(network):
                 nn.init.zeros_(module.bias)
 
 
-def _load_backbone(network, state, path):
-    """Take over all of the backbone's weights; none may be missing or left over."""
-    given = {name: value for name, value in state.items() if name.startswith(BACKBONE)}
-    own = {n: v for n, v in network.state_dict().items() if n.startswith(BACKBONE)}
-    differing = [
-        f"{name}: {_shape(given.get(name))} instead of {_shape(own.get(name))}"
-        for name in sorted(given.keys() | own.keys())
-        if _shape(given.get(name)) != _shape(own.get(name))
-    ]
-    if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise InputError(
-            f"{path}: the weights do not fit the backbone that its hyper_parameters describe: "
-            f"{'; '.join(differing[:3])}{more}"
-        )
-    network.load_state_dict(given, strict=False)
-
-
 def _load_heads(network, state, path):
     """Take over each head of a trained model that has the same sizes."""
-    own = network.state_dict()
     for head in ("semantic_head", "distance_head"):
-        prefix = f"{HEADS}{head}."
-        given = {name: value for name, value in state.items() if name.startswith(prefix)}
-        if not given:
-            continue
-        if all(_shape(given.get(name)) == _shape(own[name]) for name in own if prefix in name):
+        own, given = (
+            {name: value for name, value in weights.items() if name.startswith(f"{HEADS}{head}.")}
+            for weights in (network.state_dict(), state)
+        )
+        if shapes(own).items() <= shapes(given).items():
+            check_numbers(path, own, given)
             network.load_state_dict(given, strict=False)
-        else:
+        elif given:
             logger.warning("%s: its %s has other sizes, so ours starts at random", path, head)
 
 
@@ -135,13 +140,10 @@ def load_weights(network, path):
     """
     state, _ = read_checkpoint(path)
     own = network.state_dict()
-    if {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in own.items()}:
+    if shapes(state) != shapes(own):
         raise InputError(
             f"{path}: its network has other sizes than the one to be trained, so "
             "continue_training cannot use it; set continue_training to false"
         )
+    check_numbers(path, own, state)
     network.load_state_dict(state)
-
-
-def _shape(tensor):
-    return "nothing" if tensor is None else tuple(tensor.shape)

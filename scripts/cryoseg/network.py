@@ -57,13 +57,15 @@ class Architecture:
             if field.type is int:  # not isinstance: True is no size
                 least = 0 if field.name == "padding" else 1
                 _check(type(value) is int and value >= least, field.name, value)
+            if field.type is bool:
+                _check(type(value) in (bool, int) and value in (0, 1), field.name, value)
         _check(self.spatial_dims in (2, 3), "spatial_dims", self.spatial_dims)
         _check(self.block_type in tuple(EXPANSION), "block_type", self.block_type)
         _check(self.decoder_type in ("fpn", "bifpn"), "decoder_type", self.decoder_type)
         for name, length in {"num_layers": 4, "num_filters": 4, "filters": 2}.items():
             sizes = getattr(self, name)
             good = isinstance(sizes, tuple) and len(sizes) == length
-            _check(good and all(isinstance(s, int) and s > 0 for s in sizes), name, sizes)
+            _check(good and all(type(s) is int and s > 0 for s in sizes), name, sizes)
         # Any other padding would give scores of another size than the tomogram.
         _check(2 * self.padding + 1 == self.kernel_size, "padding", self.padding)
 
