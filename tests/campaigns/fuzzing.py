@@ -1042,7 +1042,7 @@ class Apart:
             other.close()
         try:
             self._pipe.send(path)
-            outcome, said = self._pipe.recv()
+            outcome, said, done = self._pipe.recv()
         except BaseException as error:
             self._process.kill()
             self._process.join()
@@ -1050,22 +1050,28 @@ class Apart:
             if isinstance(error, (EOFError, ConnectionError)):
                 raise CrashError(f"the process that read it ended with {status}") from error
             raise
+        DEEDS.found += done
         if outcome == "refused":
             raise InputError(said)
         assert outcome == "read", said
 
     def _answer(self, pipe):
-        """What the other process does: read what it is told to, and tell how that ended."""
+        """What the other process does: read what it is told to, tell how that ended and its deeds.
+
+        The interpreter that waits is told of nothing that this one does.
+        """
         while True:
             path = pipe.recv()
+            DEEDS.begin(path.parent)
             try:
                 with at_most(SECONDS, 2 * SECONDS_OF_CLOCK):  # the one that waits gives up first
                     self.read(path)
-                pipe.send(("read", ""))
+                outcome, said = "read", ""
             except InputError as error:
-                pipe.send(("refused", str(error)))
+                outcome, said = "refused", str(error)
             except BaseException:
-                pipe.send(("failed", traceback.format_exc()))
+                outcome, said = "failed", traceback.format_exc()
+            pipe.send((outcome, said, DEEDS.end()))
 
 
 # The campaign

@@ -13,6 +13,7 @@ from fuzzing import (
     ODD_NAMES,
     RUNS_A_COMMAND,
     TARGETS,
+    Apart,
     Hangs,
     answered,
     at_most,
@@ -62,9 +63,10 @@ def test_a_campaign_finds_what_it_looks_for(tmp_path):
     def writes(path):
         (path.parent.parent / "elsewhere").write_text("")
 
+    for read in (runs, writes, Apart(runs), Apart(writes)):
+        with pytest.raises(AssertionError, match="reading it does more"):
+            answered(read, tmp_path / "file")
     for read, found in (
-        (runs, AssertionError),
-        (writes, AssertionError),
         (no_sentence, KeyError),
         (no_name, AssertionError),
         (never_ends, Hangs),
