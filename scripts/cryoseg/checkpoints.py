@@ -17,8 +17,8 @@ from cryoseg.errors import InputError, brief, quoted
 from cryoseg.joblog import logger
 from cryoseg.network import Architecture, SegmentationNetwork
 
-# Bits of a number in settings: TensorBoard takes it for a float.
-MOST_BITS = 64
+# Bits of a number in settings: TensorBoard makes a float of it.
+MOST_BITS = 1023
 # Lists and mappings in one another.
 DEEPEST = 50
 # Values of the settings that a training takes over and writes down, and of what its last.ckpt tells

@@ -9,6 +9,7 @@ how many inputs were tried.
 """
 
 import argparse
+import datetime
 import io
 import json
 import logging
@@ -21,8 +22,11 @@ import tempfile
 import time
 import traceback
 import zipfile
+from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import hypothesis
@@ -655,18 +659,68 @@ def laughing(depth, width=10):
     return found
 
 
-@st.composite
-def checkpoint_contents(draw):
-    """A checkpoint with other settings or weights, of another pickle, or with damaged bytes."""
+def odd_objects():
+    """What a pickle may hold where settings have a number, a text, a list or a mapping."""
     import torch
 
-    hows = ("settings", "sizes", "weights", "pickle", "bytes", "lying")
-    how = draw(st.sampled_from((*("good",) * 8, *hows)))
+    endless = []
+    endless.append(endless)
+    return (
+        OrderedDict(a=1), OrderedDict(a=np.float64(0.5)), np.float64(0.5), np.int64(5), np.ones(3),
+        torch.ones(()), torch.ones(2), torch.Size([1, 2]), {1, 2}, b"\xff", 1 + 2j, endless,
+        laughing(5), laughing(7), laughing(20), (1, [2]), {(1, 2): 3}, {10**5000: 1}, 10**5000,
+        -(10**400), 2**31, 2**62, 2**63, 10**9, [10**9] * 4, [2**62] * 4, [True] * 4, [1.0] * 4,
+        "\ud800", {"\ud800": 1}, "a\0b\r\n", 10**6 * "x", 3 * [10**6 * "x"], datetime.date(1, 1, 1),
+    )  # fmt: skip
+
+
+def with_object(draw, settings):
+    """A copy of nested settings with an odd object at one place, or at a new one."""
+    settings = yaml.safe_load(yaml.safe_dump(settings))
+    found = list(places(settings))
+    found += [
+        (*path, "other") for path in found if isinstance(reduce(getitem, path, settings), dict)
+    ]
+    *path, last = draw(st.sampled_from(found))
+    reduce(getitem, path, settings)[last] = draw(st.sampled_from(odd_objects()))
+    return settings
+
+
+def backbone_alone(content):
+    """A pretrained backbone as CryoSiam stores it, of the content of a trained model."""
+    begin, settings = "_model_backbone.", content["hyper_parameters"]
+    state = {
+        name.replace(begin, "_model."): weights
+        for name, weights in content["state_dict"].items()
+        if name.startswith(begin)
+    }
+    return content | {
+        "state_dict": state,
+        "hyper_parameters": {"config": settings["backbone_config"]},
+    }
+
+
+@st.composite
+def checkpoint_contents(draw, pretrained=False):
+    """A checkpoint with other settings or weights, of another pickle, or with damaged bytes.
+
+    pretrained: half of them are of a backbone alone
+    """
+    import torch
+
+    if pretrained:
+        import train_model  # noqa: F401 - its libraries' seconds are none of the reading
+    alone = backbone_alone if pretrained and draw(st.booleans()) else lambda content: content
+    hows = ("settings", "sizes", "objects", "weights", "pickle", "bytes", "lying")
+    how = draw(st.sampled_from((*("good",) * 8, *("objects",) * 4, *hows)))
     if how == "good":
-        return saved(draw(good_checkpoint()))
-    content = checkpoint_content()
-    if how == "sizes":
-        block = content["hyper_parameters"][draw(st.sampled_from(("config", "backbone_config")))]
+        return saved(alone(draw(good_checkpoint())))
+    content = alone(checkpoint_content())
+    if how == "objects":
+        content["hyper_parameters"] = with_object(draw, content["hyper_parameters"])
+    elif how == "sizes":
+        settings = content["hyper_parameters"]
+        block = settings[draw(st.sampled_from(sorted(settings)))]
         sizes = block["parameters"]["network"]
         sizes[draw(st.sampled_from(sorted(sizes)))] = draw(
             st.one_of(
@@ -719,13 +773,42 @@ def with_pickle(content, at, opcodes, lying):
 
 
 def read_model(path):
-    """Load a network and let it score a few voxels."""
+    """Describe a network, load it and let it score a few voxels."""
     import torch
 
+    from inspect_model import inspect_model
+
+    asked = {"in_channels": None, "spatial_dims": None}
+    inspect_model(path, path.with_name("model.json"), settings=asked)
     network = load_network(path)
     sizes = network.sizes
     with torch.inference_mode():
         network(torch.zeros(1, sizes.in_channels, *(sizes.stride,) * sizes.spatial_dims))
+
+
+def read_pretrained(path):
+    """Begin a training with a checkpoint, and write down and store what becomes of its settings."""
+    import torch
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from cryoseg.fine_tuning import starting_network
+    from cryoseg.training import SegmentationTraining
+    from train_model import write_settings
+    from training_jobs import configuration
+
+    config = configuration(network={"dense_dim": 5, "filters": [5, 6]})
+    network, backbone_config = starting_network(config, path)
+    write_settings(path.parent, config, backbone_config, path, [])
+    module = SegmentationTraining(network, config, backbone_config)
+    TensorBoardLogger(path.parent, None, "run_1").log_hyperparams(module.hparams_initial)
+    model = path.with_name("trained.ckpt")
+    content = {"state_dict": network.state_dict(), "hyper_parameters": dict(module.hparams)}
+    torch.save(content, model)
+    torch.load(model, weights_only=True)  # so of plain values and tensors alone
+    assert all(
+        torch.equal(weights, network.state_dict()[name])
+        for name, weights in load_network(model).state_dict().items()
+    )
 
 
 def read_last(path):
@@ -1096,6 +1179,9 @@ TARGETS = {
         ".yaml",
     ),
     "checkpoint": Target(checkpoint_contents(), read_model, ".ckpt", least=1 / 3),
+    "pretrained": Target(
+        checkpoint_contents(pretrained=True), read_pretrained, ".ckpt", least=1 / 3
+    ),
     "last checkpoint": Target(checkpoint_contents(), read_last, ".ckpt"),
     "labels": Target(label_file(), Apart(read_labels), "_preds.h5", least=1 / 3),
     "scores": Target(scores_file(), Apart(read_scores), "_scores.h5", least=1 / 3),
