@@ -75,11 +75,12 @@ def inspect_model(
     try:
         size_per_label(json.loads(postprocessing_sizes), sizes.out_channels)
         threshold_per_label(json.loads(threshold), sizes.out_channels)
+        halo = measure_halo(sizes)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
     description = asdict(sizes) | {
         "stride": sizes.stride,
-        "halo": measure_halo(sizes),
+        "halo": halo,
         "sha256": checkpoint_sha256(checkpoint),
         # Of evaluations, to tell on which tomograms the model was trained.
         "split": split_behind(checkpoint),

@@ -21,6 +21,7 @@ from cryoseg.checkpoints import (
     read_checkpoint,
 )
 from cryoseg.errors import InputError
+from inspect_model import inspect_model
 from networks import random_network
 
 
@@ -441,6 +442,30 @@ def test_weights_that_are_infinite_or_nan_are_named(value, tmp_path):
     path = checkpoint_of(network, tmp_path / "model.ckpt")
     with pytest.raises(InputError, match=r"_model.semantic_head.0.weight hold NaN or infinity"):
         load_network(path)
+
+
+def test_weights_that_single_precision_cannot_hold_are_named(tmp_path):
+    network = random_network().double()
+    network._model.semantic_head[0].weight[0, 0] = 1e300
+    path = checkpoint_of(network, tmp_path / "model.ckpt")
+    with pytest.raises(InputError, match=r"_model.semantic_head.0.weight hold NaN or infinity"):
+        load_network(path)
+
+
+def test_weights_that_are_stored_once_for_thousands_of_names_are_refused(tmp_path):
+    weights = torch.zeros(10**6)
+    state = {f"weights {number}": weights for number in range(10**4)}
+    torch.save({"state_dict": state, "hyper_parameters": {"config": {}}}, tmp_path / "model.ckpt")
+    with pytest.raises(InputError, match="10000 times as large as what is stored of them"):
+        read_checkpoint(tmp_path / "model.ckpt")
+
+
+def test_a_network_that_sees_too_far_to_be_cut_into_tiles_is_named(tmp_path):
+    deep = random_network(num_layers=(1, 1, 1, 80), block_type="basic", dim=2, pred_dim=2)
+    path = checkpoint_of(deep, tmp_path / "model.ckpt")
+    asked = {"in_channels": None, "spatial_dims": None}
+    with pytest.raises(InputError, match=r"model\.ckpt: the network sees further than 1024 voxels"):
+        inspect_model(path, tmp_path / "model.json", settings=asked)
 
 
 class Deceiving:

@@ -17,6 +17,8 @@ from cryoseg.errors import InputError, brief, quoted
 from cryoseg.joblog import logger
 from cryoseg.network import Architecture, SegmentationNetwork
 
+# How many names the same weights may have: those of an encoder's last layer have two.
+TIED = 4
 # Bits of a number in settings: TensorBoard makes a float of it.
 MOST_BITS = 1023
 # Lists and mappings in one another.
@@ -165,6 +167,12 @@ def read_checkpoint(path):
             f"{path}: the checkpoint cannot be read ({brief(error)}); copy it anew"
         ) from error
     state, settings = (_entry(content, path, key) for key in ("state_dict", "hyper_parameters"))
+    _check_weights(path, state)
+    return dict(state), settings
+
+
+def _check_weights(path, state):
+    """Refuse weights that are no finite numbers, or that fill memory from a small file."""
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise InputError(
@@ -179,11 +187,21 @@ def read_checkpoint(path):
             raise InputError(
                 f"{path}: the weights {brief(name)} are larger than what is stored of them"
             )
-        if not torch.isfinite(value).all():
+    storages = [value.untyped_storage() for value in state.values()]
+    stored = sum({each.data_ptr(): each.nbytes() for each in storages}.values())
+    held = sum(value.nbytes for value in state.values())
+    if held > TIED * stored:
+        raise InputError(
+            f"{path}: the weights are {held // stored} times as large as what is stored of them, "
+            "as no network's are; give another checkpoint"
+        )
+    for name, value in state.items():
+        single = value.float() if value.is_floating_point() else value
+        if not torch.isfinite(single).all():
             raise InputError(
-                f"{path}: the weights {brief(name)} hold NaN or infinity; train the model anew"
+                f"{path}: the weights {brief(name)} hold NaN or infinity in single precision; "
+                "train the model anew"
             )
-    return dict(state), settings
 
 
 def _check_archive(path):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cryoseg.errors import InputError
 from cryoseg.network import SegmentationNetwork
 
 LARGEST_REACH = 1024  # voxels; a network that sees further has no receptive field to speak of
@@ -83,7 +84,7 @@ def measure_halo(sizes):
     relative to the stride. Kernels are cubes, so the copy has two dimensions whatever the network.
 
     sizes: Architecture of the network. Returns (before, after), multiples of the stride.
-    Raises ValueError if dependence does not end within LARGEST_REACH voxels.
+    Raises InputError if dependence does not end within LARGEST_REACH voxels.
     """
     probe = _probe(sizes)
     stride, reach = sizes.stride, 64
@@ -97,7 +98,10 @@ def measure_halo(sizes):
         if not (response[:, :stride].any() or response[:, -stride:].any()):
             return _block_reach(response.numpy(), middle, stride)
         reach *= 2
-    raise ValueError(f"the network sees further than {LARGEST_REACH} voxels; it cannot be tiled")
+    raise InputError(
+        f"the network sees further than {LARGEST_REACH} voxels, so tomograms cannot be cut into "
+        "tiles for it; use a smaller model"
+    )
 
 
 def _probe(sizes):
