@@ -15,6 +15,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import struct
 import sys
@@ -753,6 +754,29 @@ def checkpoint_contents(draw, pretrained=False):
     return whole
 
 
+RUN = {
+    "settings": {"seed": 0, "parameters": {"data": {"min": 0.0, "patch_size": [16, 16, 16]}}},
+    "files": [["TS_1_patches.h5", 1000, 1700000000]],
+    "processes": 1,
+}
+
+
+@st.composite
+def last_contents(draw):
+    """What a training of RUN left to go on from, with other values, or another's checkpoint."""
+    how = draw(st.sampled_from(("good", "settings", "objects", "another's")))
+    if how == "another's":
+        return draw(checkpoint_contents())
+    state = {"run": RUN, "best_loss": 0.5, "best_epoch": 1, "finished": draw(st.booleans())}
+    callbacks = {"Checkpoints": state}
+    if how == "settings":
+        callbacks = changed(draw, callbacks)
+    elif how == "objects":
+        callbacks = with_object(draw, callbacks)
+    kinds = st.sampled_from(({}, {"out_channels": 1}))
+    return saved(checkpoint_content(**draw(kinds)) | {"callbacks": callbacks})
+
+
 def with_pickle(content, at, opcodes, lying):
     """A checkpoint whose pickle is changed at a place, in an archive whose checksums are right.
 
@@ -813,6 +837,26 @@ def read_pretrained(path):
 
 def read_last(path):
     read_callback_state(path, "Checkpoints")
+
+
+def read_start(path):
+    """Decide how a training of RUN starts where this is its last.ckpt; take the weights if so."""
+    from cryoseg.fine_tuning import load_weights
+    from cryoseg.resuming import find_start
+    from networks import random_network
+
+    for continued in (False, True):
+        folder = path.with_name(f"continued {continued}")
+        folder.mkdir()
+        shutil.copyfile(path, folder / "last.ckpt")
+        start = find_start(folder, RUN, continued)
+        if start.weights:
+            load_weights(random_network(), start.weights)
+
+
+def names_last(path, said):
+    """Whether a message names the last.ckpt of a training, or the name that it was given."""
+    return str(path.with_name("continued True") / "last") in said
 
 
 # HDF5 files
@@ -1183,6 +1227,7 @@ TARGETS = {
         checkpoint_contents(pretrained=True), read_pretrained, ".ckpt", least=1 / 3
     ),
     "last checkpoint": Target(checkpoint_contents(), read_last, ".ckpt"),
+    "last of a run": Target(last_contents(), read_start, ".ckpt", names_last, least=1 / 3),
     "labels": Target(label_file(), Apart(read_labels), "_preds.h5", least=1 / 3),
     "scores": Target(scores_file(), Apart(read_scores), "_scores.h5", least=1 / 3),
     "patches": Target(patch_file(), Apart(read_patches), "_patches.h5", least=1 / 3),
