@@ -35,11 +35,51 @@ def test_who_has_the_number_now_is_another_one(other):
     assert not replace(identity, began=None).is_gone
 
 
-def test_of_another_place_nothing_is_known_but_after_a_start_of_the_machine():
+def test_of_another_place_nothing_is_known():
     gone = replace(identity_of(), began=1)
+    assert gone.is_gone
     for change in ({"host": "b"}, {"machine": "b"}, {"namespace": "b"}):
         assert not replace(gone, **change).is_gone
+
+
+def at(monkeypatch, **place):
+    """Let this process be somewhere else."""
+    here = process_identity._here() | place
+    monkeypatch.setattr(process_identity, "_here", lambda: here)
+
+
+def test_after_another_start_of_the_same_machine_it_is_gone(monkeypatch):
+    at(monkeypatch, machine="5c1d")
     assert replace(identity_of(), boot="an earlier one").is_gone
+
+
+def test_in_a_container_without_a_machines_number_another_start_may_be_another_machines(
+    monkeypatch,
+):
+    at(monkeypatch, machine="")
+    assert not replace(identity_of(), boot="of another machine").is_known
+    assert not replace(identity_of(), boot="of another machine", began=1).is_gone
+    assert replace(identity_of(), began=1).is_gone  # the boot is this machine's
+
+
+def test_where_no_start_is_told_none_is_another_one(monkeypatch):
+    at(monkeypatch, machine="5c1d")
+    assert not replace(identity_of(), boot="").is_gone
+    at(monkeypatch, boot="")
+    assert not replace(identity_of(), boot="an earlier one").is_gone
+
+
+def test_containers_of_one_name_on_two_machines_count_in_something_else(monkeypatch):
+    """What one of them writes aside is not the orphan of the other."""
+    places = set()
+    for boot in ("of a machine", "of another"):
+        at(monkeypatch, machine="", boot=boot)
+        places.add(process_identity.place_of_numbers())
+    assert len(places) == 2
+    at(monkeypatch, machine="5c1d", boot="a start")
+    before = process_identity.place_of_numbers()
+    at(monkeypatch, machine="5c1d", boot="the next one")
+    assert process_identity.place_of_numbers() == before  # a restart's orphans are known
 
 
 def test_a_process_that_is_hidden_from_us_is_taken_to_live(other, monkeypatch):

@@ -36,16 +36,29 @@ class ProcessIdentity:
     def is_known(self):
         """Whether it can be known from here if it has ended."""
         here = _here()
-        of_this_machine = (self.host, self.machine) == (here["host"], here["machine"])
-        same_numbers = self.namespace == here["namespace"]
-        return of_this_machine and (same_numbers or self.boot != here["boot"])
+        if (self.host, self.machine) != (here["host"], here["machine"]):
+            return False
+        if self.boot == here["boot"]:
+            return self.namespace == here["namespace"]
+        return self._is_of_an_earlier_start
+
+    @property
+    def _is_of_an_earlier_start(self):
+        """Whether the machine was surely started anew since.
+
+        Containers may lack the machine's number and share a name: there, another start may be that
+        of another machine.
+        """
+        here = _here()
+        told = self.boot and here["boot"] and self.machine
+        return bool(told) and self.machine == here["machine"] and self.boot != here["boot"]
 
     @property
     def is_gone(self):
         """Whether it has surely ended; False where that cannot be known from here."""
         if not self.is_known:
             return False
-        if self.boot != _here()["boot"]:
+        if self._is_of_an_earlier_start:
             return True
         if not number_is_taken(self.number):
             return True
@@ -120,6 +133,10 @@ def _here():
 
 
 def place_of_numbers():
-    """Text that is another one where process numbers count in something else."""
+    """Text that is another one where process numbers count in something else.
+
+    The start stands for a machine that tells no number, as containers on two machines may share a
+    name.
+    """
     here = _here()
-    return f"{here['host']} {here['machine']} {here['namespace']}"
+    return f"{here['host']} {here['machine'] or here['boot']} {here['namespace']}"
