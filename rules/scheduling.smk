@@ -2,7 +2,8 @@
 
 A job whose input is wrong is not tried again; steps that gather files of all tomograms do without
 what could not be made; a lock that a killed run left is taken off; jobs at once fit into memory;
-what a full disk does not take is told of in words; a file that is gone costs its own job alone.
+what a full disk or a folder of somebody else does not take is told of in words; a file that is gone
+costs its own job alone.
 """
 
 import logging
@@ -22,8 +23,8 @@ from snakemake.logging import logger
 from snakemake.scheduling.job_scheduler import JobScheduler
 
 from cryoseg import plan, run_owners
-from cryoseg.failures import cannot_write, explain, names_input_error, why_not_begun
-from cryoseg.folders import is_full_disk, no_space_for_notes
+from cryoseg.failures import explain, names_input_error, why_not_begun
+from cryoseg.folders import is_full_disk, no_space_for_notes, not_writable
 from cryoseg.host_memory import free_host_memory
 from cryoseg.joblog import not_to_outlive_this
 from cryoseg.unmade import Unmade, write_unmade
@@ -60,11 +61,12 @@ def heed_changes_behind_ancient_files():
 
 
 def retry_what_may_succeed():
-    """Do not try a job again whose log says what is wrong with its input: that stays wrong."""
+    """Do not try a job again that says what is wrong with its input or places: that stays wrong."""
     allowed = snakemake.jobs.Job.restart_times.fget
 
     def restart_times(job):
-        return 0 if job.log and names_input_error(str(job.log[0])) else allowed(job)
+        stays = job in SAID or (job.log and names_input_error(str(job.log[0])))
+        return 0 if stays else allowed(job)
 
     snakemake.jobs.Job.restart_times = property(restart_times)
 
@@ -229,7 +231,7 @@ def tell_of_a_full_disk():
         try:
             await end(job, *arguments, error=error, **options)
         except OSError as problem:
-            said = cannot_write(problem.filename or str(job.output[0]), problem.strerror)
+            said = not_writable(problem.filename or str(job.output[0]), problem.errno)
             if not error:  # such as that its output cannot be dated
                 SAID[job] = said
                 raise WorkflowError(said) from problem

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryoseg.errors import InputError
 from cryoseg.findings import Finding
+from cryoseg.folders import refusal_named
 from cryoseg.joblog import log_to
 from cryoseg.provenance import recorded
 from cryoseg.volumes import as_list
@@ -25,8 +26,9 @@ def admit_tomogram(findings, admitted, *, settings):
     if errors:
         more = f" (and {len(errors) - 1} more, see {findings})" if errors[1:] else ""
         raise InputError(errors[0] + more)
-    for file in as_list(admitted):
-        Path(file).touch()
+    with refusal_named():
+        for file in as_list(admitted):
+            Path(file).touch()
 
 
 if __name__ == "__main__":

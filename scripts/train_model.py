@@ -10,7 +10,9 @@ import yaml
 
 from cryoseg.checkpoints import checkpoint_sha256
 from cryoseg.devices import choose_device, choose_dtype, keep_freed_memory, keep_precision
+from cryoseg.errors import InputError
 from cryoseg.fine_tuning import load_weights, starting_network
+from cryoseg.folders import refusal_named, unwritable
 from cryoseg.joblog import log_to, logger, logging_to_stderr
 from cryoseg.patches import PatchFile
 from cryoseg.processes import check_devices, devices_of, own_command, start_processes
@@ -64,7 +66,11 @@ def train_model(
         torch.set_num_threads(threads)
     config, folder, pretrained = settings["config"], Path(log_dir), pretrained or None
     models = folder / "model"
-    models.mkdir(parents=True, exist_ok=True)
+    with refusal_named():
+        models.mkdir(parents=True, exist_ok=True)
+    events = str(folder / "tensorboard")
+    if why := unwritable(events):  # TensorBoard's own error is a traceback
+        raise InputError(f"{events}: {why}; see to it that you may")
     wanted, device = device, choose_device(device)
     devices, processes = check_devices(wanted, device, gpu_devices, nodes)
     files = [PatchFile(path) for path in patches]

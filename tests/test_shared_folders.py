@@ -1,12 +1,22 @@
 """Two people work in one folder: what one has done, the other goes on with."""
 
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from admit_tomogram import admit_tomogram
+from cryoseg.errors import ChangedError, InputError
+from cryoseg.provenance import recorded
+from cryoseg.resuming import find_start, hand_over
+from cryoseg.volumes import written_aside
+from test_resuming import A, B, write
 from test_workflow import NAMES, RAW, Lab, fill
+from train_model import train_model
 
 GROUP = 100
 ANNA, BEN = 4711, 4712
@@ -73,3 +83,95 @@ def test_what_one_has_done_the_other_goes_on_with_and_may_replace(lab):
     for path in (lab.folder / "scaled").iterdir():
         assert path.stat().st_mode & 0o060 == 0o060
     assert (lab.folder / RAW / f"{first}.mrc").stat().st_uid == 0
+
+
+@pytest.mark.parametrize("below", ["scaled/provenance", "logs/raw/scale_tomogram"])
+def test_a_folder_of_a_colleague_that_only_he_may_write_into_is_named(below, lab):
+    """As where umask 022 made it, and only the folders above it were shared since."""
+    target = ("--", f"scaled/{NAMES[0]}.mrc")
+    lab.run_as(ANNA, *target)
+    lab.write_tomogram(NAMES[0], seed=99)
+    for path in (lab.folder / below).iterdir():
+        path.chmod(0o644)
+    (lab.folder / below).chmod(0o755)
+    shown = lab.run_as(BEN, *target, fails=True)
+    assert "Traceback" not in shown
+    assert re.search(
+        rf"{below}/{NAMES[0]}\S*: cannot be written \(Permission denied\); see to it that you may "
+        rf"write into {below}\n",
+        shown,
+    )
+    assert "Trying to restart" not in shown
+    (lab.folder / below).chmod(0o775)
+    lab.run_as(BEN, *target)
+
+
+def replace_output():
+    """As a job does: the record of what was there goes first."""
+    output = {"made": "of_anna/made.mrc"}
+    with recorded(SimpleNamespace(rule="make", input={}, output=output, params={})):
+        pass
+
+
+def take_back_output():
+    """As a job does whose input was replaced while it was read."""
+    output = {"made": "of_anna/made.txt"}
+    with recorded(SimpleNamespace(rule="make", input={}, output=output, params={})):
+        raise ChangedError("source")
+
+
+def hand_over_model():
+    hand_over("of_anna", "model.ckpt", A)
+
+
+def keep_models():
+    find_start(Path("of_anna"), B, continue_training=False)
+
+
+def admit():
+    admit_tomogram("findings.json", "of_anna/admitted", settings={"demands": []})
+
+
+def begin_training():
+    train_model([], "model.ckpt", settings={"config": {}}, log_dir="of_anna/log", device="cpu")
+
+
+def write_hidden():
+    with written_aside("of_anna/private/below/file"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("act", "refused"),
+    [
+        (replace_output, "of_anna/provenance/made.mrc.json"),
+        (take_back_output, "of_anna/made.txt"),
+        (hand_over_model, "of_anna/best_so_far.ckpt"),
+        (keep_models, "of_anna/best_so_far.ckpt"),
+        (admit, "of_anna/admitted"),
+        (begin_training, "of_anna/log"),
+        (write_hidden, "of_anna/private/below/file"),
+    ],
+)
+def test_whatever_may_not_be_made_renamed_or_removed_is_named(act, refused, tmp_path, monkeypatch):
+    folder = tmp_path / "of_anna"
+    (folder / "provenance").mkdir(parents=True)
+    (folder / "private" / "below").mkdir(parents=True)
+    (folder / "private").chmod(0o700)
+    for name in ("made.txt", "provenance/made.mrc.json"):
+        (folder / name).touch()
+    write(folder / "best_so_far.ckpt", A, 1)
+    (tmp_path / "findings.json").write_text('{"findings": []}')
+    tmp_path.chmod(0o777)
+    monkeypatch.chdir(tmp_path)  # which nobody else could reach from outside
+    os.seteuid(BEN)
+    try:
+        with pytest.raises(InputError) as error:
+            act()
+    finally:
+        os.seteuid(0)
+    place = os.path.dirname(refused)
+    assert str(error.value) == (
+        f"{refused}: cannot be written (Permission denied); see to it that you may write into "
+        f"{place}"
+    )

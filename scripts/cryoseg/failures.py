@@ -1,11 +1,12 @@
 """The end of a run in which jobs failed: which ones, where, and why."""
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryoseg.errors import brief
-from cryoseg.folders import disk_is_full, some
+from cryoseg.folders import disk_is_full, not_writable, refusal, some
 from cryoseg.slurm import JobRecord
 from cryoseg.table_lines import table_line
 from cryoseg.volumes import written_aside
@@ -130,18 +131,10 @@ def why_not_begun(inputs, outputs, error):
             f"{some(gone)} {what} gone since the run began; bring back what is missing, then give "
             "the same command again"
         )
-    if isinstance(error, OSError) and error.filename:
-        return cannot_write(error.filename, error.strerror)
+    if isinstance(error, OSError) and (said := refusal(error)):
+        return said
     fixed = [path for path in outputs if os.path.exists(path) and not os.access(path, os.W_OK)]
-    return cannot_write(some(fixed), "write-protected") if fixed else brief(error)
-
-
-def cannot_write(path, reason):
-    """Of a file or folder that could not be made, dated or removed, and what to do."""
-    return (
-        f"{path}: cannot be written ({reason}); see to it that you may write there, then "
-        "give the same command again"
-    )
+    return not_writable(fixed[0], errno.EACCES) if fixed else brief(error)
 
 
 def _lines(log, since):

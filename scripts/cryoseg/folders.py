@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import stat
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -20,6 +21,8 @@ LONGEST_NAME = 200
 OWN_FOLDERS, LEAST_FREE = (".snakemake", "logs", "benchmarks"), 2**14
 # What the system says of a disk, or of somebody's part of it, that is full.
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# What it says where somebody lacks the right to write.
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def spelled(folder):
@@ -104,6 +107,34 @@ def unwritable(folder):
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
         return f"cannot be written: you may not write into {folder}"
     return None
+
+
+def not_writable(path, number):
+    """A sentence about a file or folder that the system does not let somebody write or remove.
+
+    number: the system's, of REFUSED
+    """
+    folder = os.path.dirname(path) or "."
+    why = os.strerror(number)
+    return f"{path}: cannot be written ({why}); see to it that you may write into {folder}"
+
+
+def refusal(error):
+    """The sentence of not_writable where an OSError says that a right is lacking, or None."""
+    if error.errno not in REFUSED or error.filename is None:
+        return None
+    return not_writable(os.fsdecode(error.filename), error.errno)
+
+
+@contextmanager
+def refusal_named():
+    """Raise InputError where the block may not make, rename or remove a file or a folder."""
+    try:
+        yield
+    except OSError as error:
+        if said := refusal(error):
+            raise InputError(said) from error
+        raise
 
 
 def check_own_folders(folder="."):

@@ -16,7 +16,7 @@ import psutil
 from tqdm import tqdm
 
 from cryoseg.errors import InputError, printable
-from cryoseg.folders import is_full_disk, no_space_for_notes
+from cryoseg.folders import is_full_disk, no_space_for_notes, refusal
 from cryoseg.host_memory import is_lack_of_memory, lack_of_memory
 from cryoseg.process_identity import identity_from, identity_of
 
@@ -127,15 +127,19 @@ def _descriptors_into(path):
 
 @contextmanager
 def _opened(path):
-    """Open a log to write to it, of which a full disk takes as much as it takes."""
+    """Open a log to write to it, of which a full disk takes as much as it takes.
+
+    Where it cannot be opened, the terminal alone is told why.
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         log = path.open("w", **TEXT)
     except OSError as error:
-        if not is_full_disk(error):
+        said = no_space_for_notes(path.parent) if is_full_disk(error) else refusal(error)
+        if said is None:
             raise
-        print(f"error: {no_space_for_notes(path.parent)}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         raise SystemExit(1) from error
     try:
         yield log

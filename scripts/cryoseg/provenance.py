@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cryoseg.errors import ChangedError, InputError
+from cryoseg.folders import refusal_named
 from cryoseg.steps import by_name
 from cryoseg.versions import versions
 from cryoseg.volumes import written_aside
@@ -160,8 +161,9 @@ def recorded(job, headers=(), unread=(), absent=()):
     Yields a dict; what is put into it becomes part of the record.
     """
     outputs = by_name(job.output)
-    for path in _all(outputs):  # it would pass for that of a file that is half made
-        record_path(path).unlink(missing_ok=True)
+    with refusal_named():
+        for path in _all(outputs):  # it would pass for that of a file that is half made
+            record_path(path).unlink(missing_ok=True)
     inputs = [
         (name, path, "header" if name in headers else "content")
         for name, paths in by_name(job.input).items()
@@ -196,8 +198,9 @@ def recorded(job, headers=(), unread=(), absent=()):
     except BaseException as error:
         if isinstance(error, ChangedError):
             # Not left to Snakemake, which in a cluster job leaves what bears an output's name.
-            for output in _all(outputs):
-                Path(output).unlink(missing_ok=True)
+            with refusal_named():
+                for output in _all(outputs):
+                    Path(output).unlink(missing_ok=True)
         # A process ends when its threads do: it must not wait for what nobody will ask for.
         for future in reading:
             future.cancel()
@@ -206,7 +209,8 @@ def recorded(job, headers=(), unread=(), absent=()):
     text = json.dumps(record, indent=1, default=str) + "\n"
     for path in _all(outputs):
         place = record_path(path)
-        place.parent.mkdir(exist_ok=True)
+        with refusal_named():
+            place.parent.mkdir(exist_ok=True)
         with written_aside(place) as aside:
             Path(aside).write_text(text)
 

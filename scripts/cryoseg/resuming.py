@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryoseg.checkpoints import checkpoint_sha256, read_callback_state
 from cryoseg.errors import InputError
-from cryoseg.folders import some
+from cryoseg.folders import refusal_named, some
 from cryoseg.joblog import logger
 from cryoseg.volumes import written_aside
 
@@ -82,7 +82,8 @@ def find_start(folder, run, continue_training):
         kept.append(_keep_too(last))
     if best.exists() and (best_state is None or best_state["run"] != run):
         kept.append(best.with_name(_dated(best)))
-        os.replace(best, kept[-1])
+        with refusal_named():
+            os.replace(best, kept[-1])
     names = ", ".join(path.name for path in kept)
     if own:
         if names:
@@ -112,7 +113,8 @@ def _go_on(last, best, state):
         return Start(last=last, finished=True)
     if not best.exists() and (kept := _kept_of(best, state["run"])):
         # Another training began meanwhile, and came to no last.ckpt.
-        os.replace(kept, best)
+        with refusal_named():
+            os.replace(kept, best)
     logger.info("the training goes on from %s", last)
     return Start(last=last)
 
@@ -199,7 +201,8 @@ def hand_over(folder, checkpoint, run):
     state = _state_of(best)
     if state is not None and state["run"] == run:
         kept = best.with_name(_dated(best).replace(best.stem, model.stem))
-        os.replace(best, kept)
+        with refusal_named():
+            os.replace(best, kept)
     elif (kept := _kept_of(model, run)) is None:
         raise InputError(
             f"{folder}: this training is finished and its model is not there: no validation loss "

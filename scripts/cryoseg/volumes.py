@@ -18,7 +18,7 @@ from mrcfile import utils as mrc_format
 import cryoseg
 from cryoseg import mrc_headers
 from cryoseg.errors import InputError, brief, quoted
-from cryoseg.folders import FULL
+from cryoseg.folders import FULL, REFUSED, not_writable
 from cryoseg.hdf5_files import damage_named, open_hdf5, volume_in
 from cryoseg.process_identity import number_is_taken, place_of_numbers
 
@@ -245,24 +245,25 @@ def _why_not_written(error, path, places, byte_count):
     places: where it is written to, last of all where it begins
     """
     number = getattr(error, "errno", None)
-    folder = next((each.parent for each in reversed(places) if each.exists()), path.parent)
-    begun = [each.stat() for each in set(places) if each.parent == folder and each.exists()]
-    there = sum(status.st_size for status in begun)
-    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+    there = [each for each in places if os.path.exists(each)]  # where one may look
+    folder = there[-1].parent if there else path.parent
+    begun = [each.stat() for each in set(there) if each.parent == folder]
+    held = sum(status.st_size for status in begun)
+    free = shutil.disk_usage(folder).free if os.path.isdir(folder) else 0
     # HDF5 tells the system's number within its message, PyTorch tells none at all.
     told = any(f"errno = {each}," in str(error) for each in FULL)
-    silent = isinstance(error, RuntimeError) and folder.is_dir() and free < FULL_BELOW
+    silent = isinstance(error, RuntimeError) and os.path.isdir(folder) and free < FULL_BELOW
     # What was written in vain is taken away.
     free += sum(512 * status.st_blocks for status in begun)
     if number in FULL or told or silent:
-        needed = f"{byte_count} bytes" if byte_count else f"more than {there} bytes"
+        needed = f"{byte_count} bytes" if byte_count else f"more than {held} bytes"
         if number == errno.EDQUOT or f"errno = {errno.EDQUOT}," in str(error):
             return (
                 f"{path}: your quota is used up in {folder}: {needed} are needed; remove what you "
                 "no longer need there, or have it raised, then give the same command again"
             )
         # Some libraries remove what they could not complete; what was free did not suffice.
-        needed = needed if byte_count else f"more than {max(there, free)} bytes"
+        needed = needed if byte_count else f"more than {max(held, free)} bytes"
         return (
             f"{path}: no space is left in {folder}: {needed} are needed, {free} are free; make "
             "space, then give the same command again"
@@ -273,12 +274,11 @@ def _why_not_written(error, path, places, byte_count):
     refused = isinstance(error, RuntimeError) and not os.access(path.parent, os.W_OK | os.X_OK)
     if not ours and not refused:
         return None
-    if not path.parent.is_dir():
+    if number in REFUSED:
+        return not_writable(path, number)
+    if not os.path.isdir(path.parent):
         return f"{path}: its folder is gone; bring it back, then give the same command again"
-    if refused or number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        why = os.strerror(number or errno.EACCES)
-        return f"{path}: cannot be written ({why}); see to it that you may write into {path.parent}"
-    return None
+    return not_writable(path, errno.EACCES) if refused else None
 
 
 @contextmanager
