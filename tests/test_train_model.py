@@ -8,18 +8,21 @@ import shutil
 import signal
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from conftest import REPOSITORY
 from cryoseg.checkpoints import architecture_of, load_network, read_callback_state, read_checkpoint
 from cryoseg.errors import InputError
 from cryoseg.fine_tuning import starting_network
 from cryoseg.network import SegmentationNetwork
 from cryoseg.patches import PatchFile
-from cryoseg.processes import devices_of
+from cryoseg.processes import devices_of, own_command, start_processes
+from cryoseg.resuming import describe_run
 from cryoseg.training import SegmentationTraining
 from cryoseg.training_run import transforms_of
 from train_model import train_model, write_settings
@@ -559,12 +562,127 @@ def test_a_job_that_slurm_ends_saves_its_last_step(tmp_path, patches):
     assert not list(last.parent.glob(".*"))  # nothing half-written
 
 
+SECONDS_OF_A_SLOW_BATCH = 2
+
+
+def validate_slowly(folder):
+    """Let each batch of a validation take its time; with each, a file "validating-RANK" is there.
+
+    It holds the number of the process.
+    """
+    step = SegmentationTraining.validation_step
+
+    def validation_step(module, batch, batch_idx):
+        (folder / f"validating-{module.global_rank}").write_text(str(os.getpid()))
+        time.sleep(SECONDS_OF_A_SLOW_BATCH)
+        return step(module, batch, batch_idx)
+
+    SegmentationTraining.validation_step = validation_step
+
+
+def run_slowly(folder, patches, config):
+    validate_slowly(folder)
+    run_job(folder, patches, config, {}, {})
+
+
+def number_of_validating(folder, rank, runs):
+    """Number of the process of a rank, once it validates."""
+    path = folder / f"validating-{rank}"
+    while not (path.exists() and path.read_text()):
+        assert runs()
+        time.sleep(0.01)
+    return int(path.read_text())
+
+
+def rows_but_for_time(folder):
+    return [{name: row[name] for name in row if name != "seconds"} for row in rows_of(folder)]
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_a_trainer_that_is_told_to_end_does_so_within_a_validation_too(interval, tmp_path, patches):
+    """Nothing that was trained is lost, nothing handed over, and the validation is made up for."""
+    config = configuration(max_epochs=2, val_interval=interval)
+    undisturbed, ended = tmp_path / "undisturbed", tmp_path / "ended"
+    train(undisturbed, patches, config)
+    models = ended / "log" / "model"
+    ended.mkdir()
+    for _ in range(2):  # the second goes on with the validation
+        job = PROCESSES.Process(target=run_slowly, args=(ended, patches, config))
+        job.start()
+        number = number_of_validating(ended, 0, job.is_alive)
+        os.kill(number, signal.SIGTERM)
+        job.join(3 * SECONDS_OF_A_SLOW_BATCH)  # of six batches
+        assert job.exitcode == 128 + signal.SIGTERM
+        steps = torch.load(models / "last.ckpt", weights_only=True)["global_step"]
+        assert steps == rows_of(undisturbed)[interval - 1]["step"]
+        assert not read_callback_state(models / "last.ckpt", "Checkpoints")["finished"]
+        assert [path.name for path in models.iterdir()] == ["last.ckpt"]
+        (ended / "validating-0").unlink()
+    best = train(ended, patches, config)
+    assert rows_but_for_time(ended) == rows_but_for_time(undisturbed)
+    state, expected = (
+        read_checkpoint(folder / best.relative_to(ended))[0] for folder in (ended, undisturbed)
+    )
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+# One of the processes of a training, validating slowly.
+SLOW_PROCESS = """
+import json, sys
+from pathlib import Path
+from cryoseg.joblog import logging_to_stderr
+from test_train_model import validate_slowly
+from train_model import train_process
+with logging_to_stderr():
+    job = json.loads(Path(sys.argv[1]).read_text())
+    validate_slowly(Path(job["folder"]).parent)
+    train_process(**job)
+"""
+
+
+def test_all_processes_of_a_training_end_where_one_is_told_to_within_a_validation(
+    tmp_path, monkeypatch
+):
+    """Though they have 4 and 3 patches to validate with."""
+    paths = [
+        patch_file(tmp_path, f"tomo_{n}", *volumes(n, shape=(16, 16, length)))
+        for n, length in enumerate((40, 64))
+    ]
+    config = configuration(max_epochs=1, batch_size=1) | {"val_files": ["tomo_1.mrc"]}
+    job = job_of_two(tmp_path, paths, config)
+    (tmp_path / "slow.py").write_text(SLOW_PROCESS)
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    places = (REPOSITORY / "scripts", REPOSITORY / "tests")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+    command = own_command(tmp_path / "slow.py", tmp_path / "job.json")
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(start_processes, command, 2, 1)
+        number = number_of_validating(tmp_path, 1, lambda: not running.done())
+        os.kill(number, signal.SIGTERM)
+        with pytest.raises(RuntimeError, match="status 143"):
+            running.result(60)
+    last = tmp_path / "log" / "model" / "last.ckpt"
+    steps = torch.load(last, weights_only=True)["global_step"]
+    assert not read_callback_state(last, "Checkpoints")["finished"]
+    (tmp_path / "job.json").write_text(json.dumps(job | {"last": str(last)}))
+    script = REPOSITORY / "scripts" / "train_model.py"
+    start_processes(own_command(script, tmp_path / "job.json"), 2, 1)
+    assert [row["step"] for row in rows_of(tmp_path)] == [steps]
+    assert read_callback_state(last, "Checkpoints")["finished"]
+
+
+def job_of_two(folder, patches, config):
+    """What each of two processes of a training is told."""
+    return {
+        "patches": list(map(str, patches)), "pretrained": None, "config": config,
+        "folder": str(folder / "log"), "run": describe_run(config, patches, None, 2), "last": None,
+        "weights": None, "device": "cpu", "devices": 2, "nodes": 1, "cache_rate": 0.0,
+        "workers": 0, "minutes": 10.0, "threads": 1,
+    }  # fmt: skip
+
+
 def test_two_processes_train_as_one_does(tmp_path, patches):
     """With gloo on a CPU: the same batch of all processes gives the same losses."""
-    from conftest import REPOSITORY
-    from cryoseg.processes import own_command, start_processes
-    from cryoseg.resuming import describe_run
-
     # Not AdamW, which makes whole steps out of the rounding of gradients that are zero; and small
     # steps, since large ones let rounding grow a thousandfold within five.
     how = {"transforms": ALL_TRANSFORMS, "optimizer": "sgd", "lr": 0.0001}
@@ -573,13 +691,7 @@ def test_two_processes_train_as_one_does(tmp_path, patches):
     config = configuration(batch_size=2, **how)
     two.mkdir()
     arguments = two / "job.json"
-    job = {
-        "patches": list(map(str, patches)), "pretrained": None, "config": config,
-        "folder": str(two / "log"), "run": describe_run(config, patches, None, 2), "last": None,
-        "weights": None, "device": "cpu", "devices": 2, "nodes": 1, "cache_rate": 0.0,
-        "workers": 0, "minutes": 10.0, "threads": 1,
-    }  # fmt: skip
-    arguments.write_text(json.dumps(job))
+    arguments.write_text(json.dumps(job_of_two(two, patches, config)))
     start_processes(own_command(REPOSITORY / "scripts" / "train_model.py", arguments), 2, 1)
     for ours, theirs in zip(rows_of(two), rows_of(one), strict=True):
         assert ours["step"] == theirs["step"]

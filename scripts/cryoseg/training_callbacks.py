@@ -11,6 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from cryoseg.joblog import logger
+from cryoseg.synchronised_norm import together
 from cryoseg.training_figures import draw_curves, save_figure
 from cryoseg.volumes import written_aside
 
@@ -103,6 +104,11 @@ class History(Callback):
             )
 
 
+def _validation_progress(trainer):
+    """Lightning's count of the batches of a validation."""
+    return trainer.fit_loop.epoch_loop.val_loop.batch_progress
+
+
 def _learning_rate(trainer):
     return trainer.optimizers[0].param_groups[0]["lr"]
 
@@ -116,7 +122,8 @@ class Checkpoints(Checkpoint):
     """Writes last.ckpt and the best model so far, and ends the training when it is asked to.
 
     folder:  gets last.ckpt, at each epoch's end, every ``minutes`` in between, and when the
-             process gets SIGTERM; and best_so_far.ckpt, at each validation with a smaller loss
+             process gets SIGTERM; and best_so_far.ckpt, at each validation with a smaller loss.
+             A validation that SIGTERM cuts short is done anew by who goes on from last.ckpt
     run:     what the training is of, plain values; kept in the checkpoint, so that no other
              training goes on from it
     without_validation: every epoch's end is the best so far
@@ -128,6 +135,7 @@ class Checkpoints(Checkpoint):
         self.best_loss, self.best_epoch, self.finished = math.inf, None, False
         self._saved = time.monotonic()
         self._asked_to_stop = False
+        self._shared_batches = 0
 
     @property
     def state_key(self):
@@ -142,8 +150,12 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer, module):
         # Lightning's own answer to SIGTERM can leave processes waiting for each other.
-        signal.signal(signal.SIGTERM, self._note_signal)
+        self._answer_before = signal.signal(signal.SIGTERM, self._note_signal)
         self._saved = time.monotonic()
+        self._validate_last_epoch(trainer)  # which may be gone on with
+
+    def on_train_end(self, trainer, module):
+        signal.signal(signal.SIGTERM, self._answer_before)
 
     def _note_signal(self, number, frame):
         self._asked_to_stop = True
@@ -161,9 +173,35 @@ class Checkpoints(Checkpoint):
             self._leave(trainer)
 
     def on_train_epoch_start(self, trainer, module):
-        # The last epoch is always validated, whatever the interval.
+        self._validate_last_epoch(trainer)
+
+    def _validate_last_epoch(self, trainer):
+        """Whatever the interval."""
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
+
+    def on_validation_start(self, trainer, module):
+        # Or one that was cut short and is done anew would look so once more.
+        _validation_progress(trainer).reset()
+        loader = trainer.val_dataloaders
+        least = len(loader.dataset) // trainer.world_size
+        self._shared_batches = -(-least // loader.batch_size)
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
+        # All processes have these batches: each of them asks, and none waits for an answer.
+        if batch_idx < self._shared_batches and self._agreed_to_stop(module):
+            progress = _validation_progress(trainer)
+            # As within its first batch; from there Lightning begins the validation anew.
+            progress.reset()
+            progress.increment_ready()
+            progress.increment_started()
+            self._save_last(trainer)
+            self._leave(trainer)
+
+    def _agreed_to_stop(self, module):
+        """Whether any process was told to end; all of them must ask."""
+        asked = torch.tensor(float(self._asked_to_stop), device=module.device)
+        return bool(together(asked) > 0)
 
     def on_validation_end(self, trainer, module):
         loss = float(trainer.callback_metrics["val_loss"])
@@ -177,7 +215,7 @@ class Checkpoints(Checkpoint):
             self.best_epoch = trainer.current_epoch + 1
             trainer.save_checkpoint(self.best)
         self._save_last(trainer)
-        if module.agreed[0] and not self.finished:
+        if self._agreed_to_stop(module) and not self.finished:
             self._leave(trainer)
 
     def _save_last(self, trainer):
