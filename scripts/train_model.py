@@ -107,7 +107,8 @@ def train_model(
             train_process(**job)
         else:
             arguments = folder / "processes.json"
-            arguments.write_text(json.dumps(job))
+            with written_aside(arguments) as aside:
+                aside.write_text(json.dumps(job))
             command = own_command(Path(__file__).resolve(), arguments)
             start_processes(command, per_node, int(nodes), threads, device.type == "cuda")
     kept = hand_over(models, checkpoint, run)

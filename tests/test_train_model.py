@@ -25,6 +25,7 @@ from cryoseg.processes import devices_of, own_command, start_processes
 from cryoseg.resuming import describe_run
 from cryoseg.training import SegmentationTraining
 from cryoseg.training_run import transforms_of
+from kill import WritesInPlace
 from train_model import train_model, write_settings
 from training_jobs import ALL_TRANSFORMS, configuration, patch_file, patch_files, volumes
 
@@ -389,6 +390,20 @@ def test_the_learning_rate_is_cryosiams(compat, monkeypatch):
         schedule["scheduler"].step()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0011200110508597023)
     assert optimizer.param_groups[0]["betas"][0] == pytest.approx(0.9220000117285543)
+
+
+def test_what_is_written_before_the_processes_start_gets_its_name_when_it_is_complete(
+    tmp_path, patches, monkeypatch
+):
+    monkeypatch.setattr("train_model.start_processes", lambda *arguments: None)
+    (tmp_path / "log").mkdir()
+    writes = WritesInPlace(tmp_path)
+    with pytest.raises(InputError, match="the finished training's model is gone"):
+        train(tmp_path, patches, gpu_devices=2)
+    writes.read()
+    writes.close()
+    assert (tmp_path / "log" / "processes.json").exists()
+    assert not writes.found
 
 
 def test_a_second_run_trains_anew_and_the_first_model_is_kept(tmp_path, patches):
