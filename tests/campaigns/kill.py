@@ -11,6 +11,7 @@ appears under a final name is opened: it must be whole.
 import argparse
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import random
@@ -49,6 +50,7 @@ LONGEST_RUN = 900
 MOST_PATIENCE = 2
 # What may change while it is looked at, or is written by Snakemake itself.
 NOT_OURS = (".snakemake", "logs", "benchmarks", "tensorboard")
+SYSTEM = ctypes.CDLL(None, use_errno=True)
 # All that can be made, drawn and evaluated.
 WHOLE = ("all", "evaluate", "overview")
 
@@ -93,14 +95,16 @@ class WritesInPlace:
     """The system's word of each file below a folder that is written to under a final name.
 
     However short the moment is in which it is not whole; Watch alone would have to look just then.
+
+    found: sentences about such files, and about what the system did not tell
     """
 
     MODIFY, MOVED_TO, CREATE, OVERFLOW, FOLDER = 0x2, 0x80, 0x100, 0x4000, 0x40000000  # inotify.h
 
     def __init__(self, folder):
-        self.found, self._system = set(), ctypes.CDLL(None, use_errno=True)
-        self._events = self._system.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        assert self._events >= 0
+        self.found = set()
+        self._events = SYSTEM.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        assert self._events >= 0, os.strerror(ctypes.get_errno())
         self._folders = {}
         self._follow(Path(folder))
 
@@ -108,8 +112,12 @@ class WritesInPlace:
         for folder, below, _ in os.walk(top):
             below[:] = [name for name in below if name not in NOT_OURS]
             asked = self.MODIFY | self.MOVED_TO | self.CREATE
-            number = self._system.inotify_add_watch(self._events, os.fsencode(folder), asked)
-            self._folders[number] = Path(folder)
+            number = SYSTEM.inotify_add_watch(self._events, os.fsencode(folder), asked)
+            if number >= 0:
+                self._folders[number] = Path(folder)
+            elif ctypes.get_errno() != errno.ENOENT:  # such as that all watches are in use
+                why = os.strerror(ctypes.get_errno())
+                self.found.add(f"{folder}: cannot be watched ({why})")
 
     def read(self):
         """Take in what has happened since the last time."""
@@ -127,9 +135,9 @@ class WritesInPlace:
                     if mask & (self.CREATE | self.MOVED_TO) and name not in NOT_OURS:
                         self._follow(path)
                 elif mask & self.OVERFLOW:
-                    self.found.add(Path("there were more events than the system keeps"))
+                    self.found.add("there were more events than the system keeps")
                 elif mask & self.MODIFY and not name.startswith("."):
-                    self.found.add(path)
+                    self.found.add(f"{path}: written in place")
 
     def close(self):
         os.close(self._events)
@@ -157,7 +165,7 @@ class Watch:
         self.look()
         self._writes.read()
         self._writes.close()
-        self.damaged += [f"{path}: written in place" for path in sorted(self._writes.found)]
+        self.damaged += sorted(self._writes.found)
 
     def _run(self):
         while not self._done.wait(0.02):
@@ -344,7 +352,7 @@ def check_end(lab, watch, reference, thorough=True):
               are of what is there
     """
     if watch.damaged:
-        raise FoundError(f"not whole under a final name: {watch.damaged[:5]}")
+        raise FoundError(f"not whole under a final name, or not watched: {watch.damaged[:5]}")
     if differing := list(differences(lab.folder, reference)):
         raise FoundError(f"not as in an undisturbed run: {differing[:9]}")
     if left := left_over(lab):

@@ -1,5 +1,7 @@
 """The small form of kill.py: ten rounds of the steps that take a second each."""
 
+import ctypes
+import errno
 import os
 import re
 import signal
@@ -13,10 +15,20 @@ import numpy as np
 import psutil
 import pytest
 
+import kill
 from cryoseg.process_identity import identity_of
 from cryoseg.run_owners import noted, owners, this_run, write_note
 from cryoseg.volumes import write_mrc
-from kill import FoundError, KilledLab, Watch, campaign, check_end, copied, finish
+from kill import (
+    FoundError,
+    KilledLab,
+    Watch,
+    WritesInPlace,
+    campaign,
+    check_end,
+    copied,
+    finish,
+)
 from kill import fill as fill_whole
 from same_outputs import differences
 from test_workflow import RAW, Lab, fill
@@ -95,6 +107,28 @@ def test_a_file_that_is_written_under_its_final_name_is_seen_however_short_that_
     assert [line for line in watch.damaged if "in place" in line] == [
         f"{tmp_path}/scaled/a.json: written in place"
     ]
+
+
+class WithoutWatches:
+    """A system whose watches are used up after some; or one where the folder is gone by then."""
+
+    def __init__(self, system, number):
+        self.inotify_init1, self.number = system.inotify_init1, number
+
+    def inotify_add_watch(self, *arguments):
+        ctypes.set_errno(self.number)
+        return -1
+
+
+@pytest.mark.parametrize(
+    ("number", "finds"),
+    [(errno.ENOSPC, ["{}: cannot be watched (No space left on device)"]), (errno.ENOENT, [])],
+)
+def test_a_folder_that_cannot_be_watched_is_a_find(number, finds, tmp_path, monkeypatch):
+    monkeypatch.setattr("kill.SYSTEM", WithoutWatches(kill.SYSTEM, number))
+    writes = WritesInPlace(tmp_path)
+    writes.close()
+    assert sorted(writes.found) == [each.format(tmp_path) for each in finds]
 
 
 # Loaded by each interpreter before anything else: kills the first that begins a script of a rule.
