@@ -1,6 +1,7 @@
 """What every test shares: the library's place on the path, as Snakemake gives it to scripts."""
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -60,9 +61,7 @@ def cluster():
     from slurm_cluster import SlurmCluster, reason_against
 
     if reason := reason_against():
-        if os.environ.get("CRYOSEG_REQUIRE_SLURM"):
-            pytest.fail(f"CRYOSEG_REQUIRE_SLURM is set, but {reason}")
-        pytest.skip(reason)
+        skip_unless_required("CRYOSEG_REQUIRE_SLURM", reason)
     # Not in pytest's own folder, which nobody else may enter: munge and the database would not.
     cluster = SlurmCluster(Path(tempfile.mkdtemp(prefix="slurm-")))
     try:
@@ -70,6 +69,28 @@ def cluster():
         yield cluster
     finally:
         cluster.stop()
+
+
+def skip_unless_required(variable, reason):
+    """Skip a test for a reason, or fail it where a variable of the environment is set."""
+    if os.environ.get(variable):
+        pytest.fail(f"{variable} is set, but {reason}")
+    pytest.skip(reason)
+
+
+def reason_against_root():
+    """Why what root alone may do cannot be tried here, or None."""
+    if os.geteuid() != 0:
+        return "only root can be other people, mount a small disk and limit a control group"
+    if missing := [name for name in ("mount", "setpriv") if not shutil.which(name)]:
+        return f"util-linux is not here ({', '.join(missing)} missing)"
+    return None
+
+
+def pytest_runtest_setup(item):
+    """What is marked as root's is skipped for others, or fails where it is required."""
+    if item.get_closest_marker("root") and (reason := reason_against_root()):
+        skip_unless_required("CRYOSEG_REQUIRE_ROOT", reason)
 
 
 def _group(name):

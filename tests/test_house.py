@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, pytest_runtest_setup
 
 BIN = f"{sys.prefix}/bin"
 
@@ -40,6 +41,19 @@ def test_formatted_and_free_of_lint(command):
         [f"{BIN}/{command[0]}", *command[1:]], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_what_only_root_can_try_is_skipped_for_others_and_fails_where_it_is_required(monkeypatch):
+    marked = SimpleNamespace(get_closest_marker=lambda name: name == "root")
+    for variable in ("CRYOSEG_REQUIRE_ROOT", "CRYOSEG_REQUIRE_SLURM"):
+        assert f"{variable}=1" in (REPOSITORY / ".ci" / "run").read_text()
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    with pytest.raises(pytest.skip.Exception, match="only root can be other people"):
+        pytest_runtest_setup(marked)
+    monkeypatch.setenv("CRYOSEG_REQUIRE_ROOT", "1")
+    with pytest.raises(pytest.fail.Exception, match="REQUIRE_ROOT is set, but only root can"):
+        pytest_runtest_setup(marked)
 
 
 def test_the_library_knows_no_snakemake():

@@ -24,10 +24,7 @@ ANNA, BEN = 4711, 4712
 # to write is not.
 READ_ALL = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two other people"),
-    pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv (util-linux) is not here"),
-]
+pytestmark = pytest.mark.root
 
 
 class SharedLab(Lab):

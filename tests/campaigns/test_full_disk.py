@@ -15,12 +15,11 @@ import lost_folder
 from conftest import REPOSITORY
 from cryoseg.errors import InputError
 from cryoseg.volumes import write_mrc, written_aside
-from full_disk import REASON, SENTENCE, campaign, enlarge, small_disk
+from full_disk import SENTENCE, campaign, enlarge, small_disk
 from test_kill import TARGETS
 from test_shared_folders import ANNA, READ_ALL, SharedLab
 from test_workflow import NAMES, Lab, fill
 
-needs_root = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 # As a process of its own, since HDF5 holds on to a file that it could not complete.
 WRITE_HDF5 = """
 import sys, h5py, numpy as np
@@ -95,7 +94,7 @@ def write_text(path):
         aside.write_text("x" * 400_000)
 
 
-@needs_root
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("write", "needed"),
     [
@@ -135,7 +134,7 @@ def test_a_quota_that_is_used_up_is_no_full_disk(error, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@needs_root
+@pytest.mark.root
 def test_a_full_disk_is_known_from_what_hdf5_says(tmp_path):
     with small_disk(tmp_path / "disk", 300) as disk:
         said = run_python(WRITE_HDF5, disk / "file.h5")
@@ -145,7 +144,7 @@ def test_a_full_disk_is_known_from_what_hdf5_says(tmp_path):
         assert run_python(WRITE_HDF5, disk / "file.h5") == ""
 
 
-@needs_root
+@pytest.mark.root
 @pytest.mark.parametrize("kilobytes", [1200, 1800, 2500])
 def test_scores_that_a_full_disk_does_not_take_whole_get_no_name(kilobytes, tmp_path):
     with small_disk(tmp_path / "disk", kilobytes) as disk:
@@ -153,7 +152,7 @@ def test_scores_that_a_full_disk_does_not_take_whole_get_no_name(kilobytes, tmp_
         assert not list(disk.iterdir())
 
 
-@needs_root
+@pytest.mark.root
 @pytest.mark.parametrize("name", ["file.h5", "file.ckpt"])
 def test_a_folder_that_may_not_be_written_is_named_whatever_is_written(name, tmp_path):
     folder = tmp_path / "folder"
@@ -164,7 +163,7 @@ def test_a_folder_that_may_not_be_written_is_named_whatever_is_written(name, tmp
     assert f"{gone}: its folder is gone" in run_python(WRITE_AS, gone)
 
 
-@needs_root
+@pytest.mark.root
 def test_a_run_whose_whole_folder_is_full_goes_on_after_space_is_made(tmp_path):
     undisturbed = fill(Lab(tmp_path / "undisturbed"))
     for name in ("lamella", "semantic"):  # large, and not used here
@@ -186,7 +185,7 @@ def test_a_run_whose_whole_folder_is_full_goes_on_after_space_is_made(tmp_path):
             assert made[0].read_bytes() == made[1].read_bytes()
 
 
-@needs_root
+@pytest.mark.root
 @pytest.mark.slow
 def test_a_disk_that_becomes_full_at_any_moment_is_said_and_what_was_done_counts():
     happened, finds = campaign(rounds=2, seed=1, targets=TARGETS)
@@ -194,7 +193,7 @@ def test_a_disk_that_becomes_full_at_any_moment_is_said_and_what_was_done_counts
     assert any(SENTENCE.search(each) for each in happened)
 
 
-@needs_root
+@pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [24, 31])  # the folder is away; it is read-only
 def test_a_folder_that_is_lost_while_a_run_goes_on_is_named_and_what_was_done_counts(seed):
@@ -203,7 +202,7 @@ def test_a_folder_that_is_lost_while_a_run_goes_on_is_named_and_what_was_done_co
     assert lost_folder.SENTENCE.search(happened[0])
 
 
-@needs_root
+@pytest.mark.root
 @pytest.mark.parametrize("used", [False, True])
 def test_a_run_in_a_folder_without_a_free_byte_says_so_before_anything_else(used, tmp_path):
     with small_disk(tmp_path / "disk", 5000) as disk:
@@ -221,7 +220,7 @@ def test_a_run_in_a_folder_without_a_free_byte_says_so_before_anything_else(used
         lab.run("--", "scale")
 
 
-@needs_root
+@pytest.mark.root
 @pytest.mark.parametrize("own", [".snakemake", "logs"])
 def test_a_run_in_a_folder_with_notes_of_somebody_else_says_whose_right_it_needs(own, tmp_path):
     lab = fill(SharedLab(tmp_path / "lab"))
@@ -233,7 +232,7 @@ def test_a_run_in_a_folder_with_notes_of_somebody_else_says_whose_right_it_needs
     assert "Traceback" not in shown
 
 
-@needs_root
+@pytest.mark.root
 def test_a_folder_that_may_not_be_written_is_named(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir(mode=0o555)

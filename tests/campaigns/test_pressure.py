@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, skip_unless_required
 from cryoseg import host_memory
 from pressure import memory_group, prepare, score
 from pressure_steps import prepare as prepare_steps
@@ -59,12 +59,14 @@ def test_an_allocation_that_fails_makes_tiles_smaller_and_the_scores_stay(folder
     _compare_scores(folder / "free.h5", folder / "pressed.h5")
 
 
+@pytest.mark.root
 def test_what_a_control_group_grants_makes_tiles_smaller_or_is_too_little(folder):
     score(folder, 0, output="free.h5")
     for megabytes in (425, 225):
         with memory_group() as group:
             if group is None:
-                pytest.skip("this user can make no control group that limits memory")
+                reason = "this user can make no control group that limits memory"
+                skip_unless_required("CRYOSEG_REQUIRE_ROOT", reason)
             found, _ = score(folder, megabytes, output="grouped.h5", group=group)
         if megabytes == 425:
             assert found.get("tiles", 0) > 1, found
