@@ -27,7 +27,15 @@ from cryoseg.training import SegmentationTraining
 from cryoseg.training_run import transforms_of
 from kill import WritesInPlace
 from train_model import train_model, write_settings
-from training_jobs import ALL_TRANSFORMS, configuration, patch_file, patch_files, volumes
+from training_jobs import (
+    ALL_TRANSFORMS,
+    SECONDS_OF_A_SLOW_BATCH,
+    configuration,
+    patch_file,
+    patch_files,
+    validate_slowly,
+    volumes,
+)
 
 # Jobs in processes of their own start from one that has imported everything.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -577,24 +585,6 @@ def test_a_job_that_slurm_ends_saves_its_last_step(tmp_path, patches):
     assert not list(last.parent.glob(".*"))  # nothing half-written
 
 
-SECONDS_OF_A_SLOW_BATCH = 2
-
-
-def validate_slowly(folder):
-    """Let each batch of a validation take its time; with each, a file "validating-RANK" is there.
-
-    It holds the number of the process.
-    """
-    step = SegmentationTraining.validation_step
-
-    def validation_step(module, batch, batch_idx):
-        (folder / f"validating-{module.global_rank}").write_text(str(os.getpid()))
-        time.sleep(SECONDS_OF_A_SLOW_BATCH)
-        return step(module, batch, batch_idx)
-
-    SegmentationTraining.validation_step = validation_step
-
-
 def run_slowly(folder, patches, config):
     validate_slowly(folder)
     run_job(folder, patches, config, {}, {})
@@ -646,7 +636,7 @@ SLOW_PROCESS = """
 import json, sys
 from pathlib import Path
 from cryoseg.joblog import logging_to_stderr
-from test_train_model import validate_slowly
+from training_jobs import validate_slowly
 from train_model import train_process
 with logging_to_stderr():
     job = json.loads(Path(sys.argv[1]).read_text())

@@ -1,5 +1,8 @@
 """Small training jobs for tests: volumes, their patches, and a configuration."""
 
+import os
+import time
+
 import numpy as np
 
 from cryoseg.volumes import write_mrc
@@ -23,6 +26,8 @@ ALL_TRANSFORMS = {
     "scale_intensity_factors": [-0.1, 0.1], "elastic": [50, 100], "zoom": [0.8, 1.2],
     "rotate": [3.14, 3.14, 3.14], "flip": True,
 }  # fmt: skip
+# In seconds, of a validation.
+SECONDS_OF_A_SLOW_BATCH = 2
 
 
 def configuration(out_channels=3, transforms=None, network=None, backbone=None, **learning):
@@ -88,3 +93,20 @@ def patch_files(folder, number=3, out_channels=3, **how):
         )
         for n in range(number)
     ]
+
+
+def validate_slowly(folder):
+    """Let each batch of a validation take its time; with each, a file "validating-RANK" is there.
+
+    It holds the number of the process.
+    """
+    from cryoseg.training import SegmentationTraining  # which takes long to load
+
+    step = SegmentationTraining.validation_step
+
+    def validation_step(module, batch, batch_idx):
+        (folder / f"validating-{module.global_rank}").write_text(str(os.getpid()))
+        time.sleep(SECONDS_OF_A_SLOW_BATCH)
+        return step(module, batch, batch_idx)
+
+    SegmentationTraining.validation_step = validation_step
