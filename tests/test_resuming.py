@@ -144,7 +144,6 @@ def test_killed_while_a_model_is_handed_over_it_is_handed_over_once(tmp_path):
         {"run": A, "best_loss": 1.0, "best_epoch": 1},
         {"run": "A", "finished": True, "best_loss": 1.0, "best_epoch": 1},
         {"run": A | {"settings": 1}, "finished": True, "best_loss": 1.0, "best_epoch": 1},
-        {"run": A | {"files": torch.ones(2)}, "finished": True, "best_loss": 1.0, "best_epoch": 1},
         {"run": A, "finished": "yes", "best_loss": 1.0, "best_epoch": 1},
         {"run": A, "finished": True},
     ],

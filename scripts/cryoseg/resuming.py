@@ -1,6 +1,5 @@
 """Whether a training goes on from an earlier one's last.ckpt, and what it leaves when it ends."""
 
-import json
 import os
 import re
 import shutil
@@ -133,14 +132,10 @@ def _state_of(path):
 
 def _is_state(state):
     """Whether a value is what training_callbacks.Checkpoints writes, whoever wrote it."""
-    if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
-        return False
-    try:
-        json.dumps(state["run"])  # tensors and the like could not be compared
-    except (TypeError, ValueError, RecursionError):
-        return False
     return (
-        isinstance(state["run"].get("settings"), dict)
+        isinstance(state, dict)
+        and isinstance(state.get("run"), dict)
+        and isinstance(state["run"].get("settings"), dict)
         and isinstance(state.get("finished"), bool)
         and isinstance(state.get("best_loss"), float)
         and isinstance(state.get("best_epoch"), int | None)
