@@ -22,6 +22,7 @@ from cryoseg.tables import write_table
 from cryoseg.training import SegmentationTraining
 from cryoseg.training_run import (
     check_patches,
+    check_shares,
     make_datasets,
     reading_processes,
     show_samples,
@@ -77,6 +78,7 @@ def train_model(
     network, backbone_config = starting_network(config, pretrained)
     check_patches(files, config, network.sizes)
     parts = split_patches(files, config)
+    check_shares(parts, processes)
 
     per_node = processes // int(nodes)
     if threads is not None and int(nodes) == 1:

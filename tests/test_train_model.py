@@ -321,6 +321,16 @@ def test_validation_sees_no_augmentation_and_training_does(patches):
     assert training[0, 0, 3].drawn == training[0, 0, 3].drawn
 
 
+def test_more_processes_than_patches_to_validate_with_are_refused(tmp_path):
+    small = patch_file(tmp_path, "small", *volumes(1, shape=(16, 16, 16)))  # one patch
+    paths = [*patch_files(tmp_path / "patches"), small]
+    config = configuration(max_epochs=1) | {"val_files": ["small.mrc"]}
+    says = "there are 1 patches to validate with, fewer than the 2 processes that train; set"
+    with pytest.raises(InputError, match=says):
+        train(tmp_path, paths, config, gpu_devices=2)
+    assert not list((tmp_path / "log" / "model").iterdir())
+
+
 def test_a_loss_that_is_no_number_stops_the_training_and_names_the_patches(tmp_path):
     paths = patch_files(tmp_path / "patches")
     image, labels = volumes(7)

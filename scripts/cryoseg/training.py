@@ -33,9 +33,6 @@ class SegmentationTraining(lightning.LightningModule):
     entropy and Dice) and distance.
     """
 
-    # A process may have no patch to validate with.
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(self, network, config, backbone_config):
         super().__init__()
         self.network = network

@@ -96,6 +96,20 @@ def split_patches(files, config):
     return parts
 
 
+def check_shares(parts, processes):
+    """Raise InputError where a process would have no patch to validate with.
+
+    parts: of split_patches; processes: of the training, on all nodes
+    """
+    there = len(parts[1])
+    if 0 < there < processes:
+        raise InputError(
+            f"there are {there} patches to validate with, fewer than the {processes} processes "
+            f"that train; set gpu_devices and nodes to at most {there} in all, or name more "
+            "val_files or raise validation_ratio"
+        )
+
+
 def _check_classes(files, train):
     """Raise InputError where no patch to train with holds an object; warn of classes that miss."""
     counts = sum(files[place].label_counts[patch].astype(np.int64) for place, patch in train)
