@@ -115,7 +115,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def _rank(item):
-    """Where a test comes among those of two workers: what takes long begins early."""
+    """Where a test comes among those of all workers: what takes long begins early."""
     group = _group(item.nodeid)
     return LONG.index(group) if group in LONG else len(LONG)
 
