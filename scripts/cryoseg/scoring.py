@@ -119,7 +119,10 @@ class Scorer:
             largest, winner = logits.max(dim=1, keepdim=True)
             exponentials = logits.sub_(largest).exp_()
             sums = exponentials.sum(dim=1, keepdim=True)
-            scores = {"winner": winner[:, 0].to(torch.uint8), "probability": 1 / sums[:, 0]}
+            scores = {
+                "winner": winner[:, 0].to(torch.uint8),
+                "probability": sums[:, 0].reciprocal(),
+            }
             all_wanted = self.probabilities or self.runners_up
             probs = exponentials.div_(sums) if all_wanted else None
             if self.runners_up:
