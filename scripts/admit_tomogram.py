@@ -3,7 +3,6 @@
 A step of its own, so that it fails for one tomogram alone, before any GPU is asked for.
 """
 
-import json
 from pathlib import Path
 
 from cryoseg.errors import InputError
@@ -11,6 +10,7 @@ from cryoseg.findings import Finding
 from cryoseg.folders import refusal_named
 from cryoseg.joblog import log_to
 from cryoseg.provenance import recorded
+from cryoseg.small_files import read_json
 from cryoseg.volumes import as_list
 
 
@@ -20,7 +20,7 @@ def admit_tomogram(findings, admitted, *, settings):
     findings: what check_tomogram wrote
     settings: {demands: names of those of which an error may stop none}
     """
-    content = json.loads(Path(findings).read_text(encoding="utf-8"))
+    content = read_json(findings)
     found = [Finding(**each) for each in content["findings"]]
     errors = [str(finding) for finding in found if finding.stops_any(settings["demands"])]
     if errors:

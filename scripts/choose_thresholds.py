@@ -1,11 +1,9 @@
 """Choose the threshold of each class by its mean Dice over tomograms."""
 
-import json
-from pathlib import Path
-
 from cryoseg.folders import some
 from cryoseg.joblog import log_to, logger
 from cryoseg.provenance import recorded
+from cryoseg.small_files import read_json
 from cryoseg.splits import part_of
 from cryoseg.tables import read_tables, write_table
 from cryoseg.threshold_choice import mean_dice
@@ -21,7 +19,7 @@ def choose_thresholds(tables, model, chosen, *, settings):
     settings: {class_names}
     """
     counted = read_tables(as_list(tables))
-    split = json.loads(Path(model).read_text()).get("split", {})  # an earlier version wrote none
+    split = read_json(model).get("split", {})  # an earlier version wrote none
     warn_of_training(split, sorted(set(counted["tomogram"])))
     table = with_class_names(mean_dice(counted, "threshold"), settings)
     write_table(chosen, table)

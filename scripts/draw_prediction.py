@@ -19,6 +19,7 @@ from cryoseg.prediction_tally import count_prediction
 from cryoseg.provenance import recorded
 from cryoseg.run_warnings import warnings_in
 from cryoseg.scores import open_scores
+from cryoseg.small_files import files_only
 from cryoseg.volumes import open_labels, open_mask, open_volume, written_aside
 
 
@@ -78,7 +79,7 @@ def _seconds(benchmark):
     """Seconds that the scoring took, or None where nobody wrote them down."""
     if not benchmark.exists():
         return None
-    with open(benchmark, encoding="utf-8") as file:
+    with open(benchmark, encoding="utf-8", opener=files_only) as file:
         return max(float(row["s"]) for row in csv.DictReader(file, delimiter="\t"))
 
 

@@ -1,12 +1,12 @@
 """Draw how a training was split, and keep the pictures of a finished one apart."""
 
-import json
 import shutil
 from pathlib import Path
 
 from cryoseg.errors import InputError
 from cryoseg.joblog import log_to
 from cryoseg.provenance import recorded
+from cryoseg.small_files import read_json
 from cryoseg.training_figures import draw_split, save_figure
 from cryoseg.volumes import written_aside
 
@@ -21,7 +21,7 @@ def draw_training(checkpoint, curves, samples, split):
     for name, picture in (("curves.png", curves), ("augmented_samples.png", samples)):
         with written_aside(picture) as aside:
             shutil.copyfile(_there(log_dir / name), aside)
-    parts = json.loads(_there(log_dir / "split.json").read_text())
+    parts = read_json(_there(log_dir / "split.json"))
     counts = {
         part: {name: len(patches) for name, patches in tomograms.items()}
         for part, tomograms in parts.items()

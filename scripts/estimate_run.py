@@ -11,12 +11,13 @@ import torch
 
 from cryoseg.checkpoints import load_network
 from cryoseg.errors import InputError
-from cryoseg.estimate_table import estimate_lines, walls_of, write_estimates
+from cryoseg.estimate_table import COLUMNS, estimate_lines, walls_of, write_estimates
 from cryoseg.estimates import Machine, estimate_run
 from cryoseg.fine_tuning import starting_network
 from cryoseg.inference import plan_volume
 from cryoseg.joblog import log_to, logger, say
 from cryoseg.scoring import Scorer
+from cryoseg.table_lines import check_replaceable
 from cryoseg.volumes import written_aside
 
 # Memory for a tile where neither a job nor a calibration has told it, in bytes.
@@ -31,7 +32,9 @@ def write_plan(steps, targets, table, *, cores=None, memory_mb=None, elsewhere=F
     cores:     processors that jobs here may use together; None for all
     memory_mb: that they may book together; None for any
     elsewhere: jobs are sent to other machines, which have a GPU where a stage asks for one
+    Raises InputError where another file lies at ``table``.
     """
+    check_replaceable(table, COLUMNS)  # before all is estimated
     machine = Machine(
         cores or os.cpu_count(),
         elsewhere or torch.cuda.is_available(),

@@ -1,6 +1,5 @@
 """Compare what was predicted for a tomogram with its true labels."""
 
-import json
 from dataclasses import replace
 from itertools import zip_longest
 from operator import itemgetter
@@ -10,16 +9,21 @@ import numpy as np
 import pandas as pd
 
 from cryoseg.checks import check_alike
+from cryoseg.errors import InputError
 from cryoseg.evaluation import measure_classes, measure_objects, measures_of_nothing
 from cryoseg.joblog import log_to, logger
 from cryoseg.metrics import Compared
 from cryoseg.provenance import recorded
+from cryoseg.small_files import read_json
 from cryoseg.splits import part_of
 from cryoseg.steps import files_read
 from cryoseg.summaries import COLUMNS, OBJECTS
 from cryoseg.tables import write_table
 from cryoseg.true_labels import open_any_labels
 from cryoseg.volumes import as_list, is_known_size, open_label_volume, open_mask
+
+# Voxels; around each voxel of a surface all others as near as that are looked at: a million.
+MOST_TOLERANCE = 64
 
 
 def evaluate_labels(
@@ -42,7 +46,7 @@ def evaluate_labels(
         _evaluate(name, found, truth, mask, as_list(positions), settings) for found in files
     ]
     # An earlier version wrote no split.
-    splits = [json.loads(Path(model).read_text()).get("split", {}) for model in as_list(models)]
+    splits = [read_json(model).get("split", {}) for model in as_list(models)]
     parts = [part_of(split, name) for split in splits]
     labels = {row["label"] for own, _ in measured for row in own}
     rows = []
@@ -81,6 +85,12 @@ def _evaluate(name, found, truth, mask, positions, settings):
             "surfaces that coincide; raise tolerance_nm",
             name, max(voxel_size) / 10, settings["tolerance_nm"],
         )  # fmt: skip
+    elif settings["tolerance_nm"] > MOST_TOLERANCE * min(voxel_size) / 10:
+        raise InputError(
+            f"{found}: tolerance_nm {settings['tolerance_nm']:g} is more than {MOST_TOLERANCE} of "
+            f"its voxels of {min(voxel_size) / 10:g} nm; lower tolerance_nm, or correct the voxel "
+            "size in the tomogram's header and make the file anew"
+        )
     objects = {}
     if settings["particles"]:
         placed = replace(volume, voxel_size=voxel_size)

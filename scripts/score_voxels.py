@@ -1,6 +1,5 @@
 """Send one tomogram through a network and store what it says of each voxel."""
 
-import json
 import logging
 import time
 from functools import partial
@@ -23,6 +22,7 @@ from cryoseg.joblog import log_to, progress
 from cryoseg.provenance import input_hashes, recorded
 from cryoseg.scores import ScoresWriter
 from cryoseg.scoring import Normalisation, Scorer
+from cryoseg.small_files import read_json
 from cryoseg.steps import files_read
 from cryoseg.versions import versions
 from cryoseg.volumes import copied_near, open_mask, open_volume, written_aside
@@ -80,7 +80,7 @@ def score_voxels(
         "origin": volume.origin,
         "nstart": volume.nstart,
         "tomogram_file": Path(tomogram).name,
-        "checkpoint_sha256": json.loads(Path(model).read_text())["sha256"],
+        "checkpoint_sha256": read_json(model)["sha256"],
         "inputs": input_hashes(tomogram=tomogram, mask=mask),
         "settings": settings | {"precision": str(dtype).removeprefix("torch.")},
         "versions": versions("torch"),

@@ -1,6 +1,5 @@
 """Gather the checks of a folder of tomograms into a table, a row for each."""
 
-import json
 from pathlib import Path
 
 from cryoseg import run_warnings
@@ -9,6 +8,7 @@ from cryoseg.folders import file_names
 from cryoseg.joblog import log_to, logger
 from cryoseg.name_checks import companion_name_findings, tomogram_name_findings
 from cryoseg.provenance import recorded
+from cryoseg.small_files import read_json
 from cryoseg.table_lines import table_line
 from cryoseg.table_page import plain_table_page
 from cryoseg.unmade import read_unmade, sort_out
@@ -31,7 +31,7 @@ def tabulate_checks(findings, table, page, *, settings, unmade):
     of_names = _told(list(name_findings(**settings["folders"])))
     rows = [_row({"tomogram": ABOUT_FOLDER}, of_names)]
     for file in made:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = read_json(file)
         found = [Finding(**each) for each in content["findings"]]
         found = _told([_with_what_it_stops(each, settings["readers"]) for each in found])
         rows.append(_row(content["values"], found))

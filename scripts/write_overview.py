@@ -1,12 +1,12 @@
 """Write one page of all predicted tomograms, and the same as a table."""
 
-import json
 import os
 from pathlib import Path
 
 from cryoseg.joblog import log_to, logger
 from cryoseg.overview import WHAT_STANDS_OUT, made_with_table, overview_table
 from cryoseg.provenance import recorded
+from cryoseg.small_files import read_json
 from cryoseg.table_lines import table_line
 from cryoseg.table_page import address, details, table_page
 from cryoseg.unmade import read_unmade, sort_out
@@ -24,7 +24,7 @@ def write_overview(summaries, page, table, *, settings, unmade):
     """
     made, lacking = sort_out(as_list(summaries), unmade)
     files = [Path(path) for path in made]
-    found = [json.loads(path.read_text()) for path in files]
+    found = [read_json(path) for path in files]
     folder = Path(page).parent
     figures = [path.parents[1] / f"{path.stem}.png" for path in files]
     links = [address(os.path.relpath(figure, folder)) for figure in figures]

@@ -330,6 +330,21 @@ def many_merges(count):
     return f"x: &x {{{keys}}}\ny: [{count * '{<<: *x}, '}]"
 
 
+def merged_at_once(count):
+    """YAML of one mapping that merges another of ``count`` keys as many times."""
+    keys = ", ".join(f"k{number}: 1" for number in range(count))
+    return f"x: &x {{{keys}}}\ny:\n  <<: [{count * '*x, '}]"
+
+
+def chain_of_aliases(count):
+    """YAML of lists that each hold the one before."""
+    lines = [f"a{number}: &a{number} [*a{number - 1}]" for number in range(1, count)]
+    return "\n".join(["a0: &a0 [1]", *lines])
+
+
+LONG = 300_000 * "x"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -359,6 +374,16 @@ def many_merges(count):
         (laughs("[1]", "[{}]".format), "holds aliases"),
         (laughs("{k: 1}", "{{<<: [{}]}}".format), "mappings that merge"),
         (many_merges(3000), "mappings that merge"),
+        (merged_at_once(15_000), "mappings that merge"),
+        ("a: &a {<<: *a}", "nested too deeply, or hold themselves"),
+        (laughs("!!pairs [k: 1]", "!!pairs [k: [{}]]".format), "holds aliases"),
+        (laughs("[1]", "!!omap [k: [{}]]".format), "holds aliases"),
+        (f"a: &a [{90_000 * '*a, '}]", "holds aliases"),
+        (chain_of_aliases(1200), "holds aliases"),
+        (f"a: &a {LONG}\nb: [{90_000 * '*a, '}]", "holds aliases"),
+        (f"a: &a {{? {LONG}\n : 1}}\nb: [{90_000 * '*a, '}]", "holds aliases"),
+        (f"%TAG !e! {LONG}\n---\na: [{60_000 * '!e!a b, '}]", "line 3, .* a tag of 300001 char"),
+        (f"? {LONG}\n: 1\n? {LONG}\n: 1", "line 3: xx* ... x* is given a second time"),
     ],
     ids=[
         "digits",
@@ -387,6 +412,16 @@ def many_merges(count):
         "laughing lists",
         "laughing merges",
         "many merges",
+        "merged at once",
+        "merged into itself",
+        "laughing pairs",
+        "laughing ordered mappings",
+        "a list of itself",
+        "chain of aliases",
+        "long text, often",
+        "long key, often",
+        "long tag, often",
+        "long key twice",
     ],
 )
 def test_yaml_that_was_made_to_do_harm_is_refused_in_short(text, says, tmp_path):
@@ -467,6 +502,23 @@ def test_merged_yaml_keys_are_not_called_double(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("x: &x {a: 1}\ny: {<<: *x, a: 2}\n")
     assert read_yaml(path) == {"x": {"a": 1}, "y": {"a": 2}}
+    # Here one is merged that merges another itself, before it is made.
+    path.write_text("x: [{k: &x {<<: {a: 1}, a: 2}}]\ny: {<<: *x}\n")
+    assert read_yaml(path) == {"x": [{"k": {"a": 2}}], "y": {"a": 2}}
+
+
+def test_yaml_of_as_many_bytes_keys_and_values_as_can_be_is_read(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"a: [{99_990 * 'b,'}]")
+    assert read_yaml(path) == {"a": 99_990 * ["b"]}
+    path.write_text(
+        "a: &a {" + ", ".join(f"k{n}: 1" for n in range(900)) + f"}}\nb: [{99 * '*a,'}]"
+    )
+    assert len(read_yaml(path)["b"]) == 99
+    path.write_text("a: " + 999_997 * "b")
+    assert len(read_yaml(path)["a"]) == 999_997
+    path.write_text("a: " + 49 * "[" + 49 * "]")
+    assert read_yaml(path)["a"]
 
 
 def test_unknown_sections_and_bad_names_are_named(lab):
@@ -777,7 +829,8 @@ def test_simulated_tomograms_have_names_seeds_and_a_size(lab):
     assert plan.simulated_settings(settings, "trial_2")["seed"] == 6
     files = plan.targets(stages)
     assert files["simulate"][:2] == ["sim/trial_1.mrc", "sim/trial_2.mrc"]
-    assert files["demo"] == [*OVERVIEW, "checks/scaled.tsv", "checks/scaled.html"]
+    drawn = [f"predictions/semantic/pictures/summaries/trial_{number}.json" for number in (1, 2)]
+    assert files["demo"] == [*drawn, *OVERVIEW, "checks/scaled.tsv", "checks/scaled.html"]
 
 
 def test_a_job_needs_no_file_on_disk_to_read_the_configuration(lab):

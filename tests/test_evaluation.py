@@ -343,6 +343,14 @@ def test_a_tomogram_whose_positions_all_lie_outside_is_evaluated_all_the_same(fi
     assert table["true_objects"][1] == 0
 
 
+def test_a_tolerance_of_very_many_voxels_is_refused(files):
+    with h5py.File(files / "found.h5", "a") as file:
+        file.attrs["voxel_size"] = [8, 1e-300, 8]
+    said = r"found.h5: tolerance_nm 2 is more than 64 of its voxels of 1e-301 nm; lower"
+    with pytest.raises(InputError, match=said):
+        evaluated(files, SETTINGS)
+
+
 def test_a_class_without_a_surface_that_counts_is_warned_of(files, caplog):
     mask = np.zeros((40, 50, 36), np.uint8)
     mask[18:21] = 1  # 2.4 nm, with a tolerance of 2 nm

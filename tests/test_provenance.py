@@ -182,9 +182,9 @@ def test_a_file_without_a_record_cannot_pass(workshop):
     record_path(workshop.made).unlink()
     assert workshop.found()[0] == "no record"
     record_path(workshop.made).write_text("{")
-    assert "the record cannot be read" in workshop.found()[1]
+    assert "it cannot be read" in workshop.found()[1]
     record_path(workshop.made).write_text("[" * 200_000)
-    assert "the record cannot be read" in workshop.found()[1]
+    assert "it cannot be read" in workshop.found()[1]
     for text in ("[]", '{"date": "", "inputs": [5], "outputs": [], "settings": {}}'):
         record_path(workshop.made).write_text(text)
         assert "this is no record of cryoseg" in workshop.found()[1]
@@ -312,3 +312,28 @@ def test_verify_says_what_changed_and_leaves_all_as_it_is(finished):
         assert status[f"predictions/lamella/{name}"] == why
     assert "threshold is 0.4, it was made with 0.2" in shown
     assert "16 of 22 outputs do not match" in shown
+
+
+def test_what_was_corrected_by_hand_is_made_anew_as_verify_says(finished):
+    """Once it is moved away: where it lies, no run replaces it."""
+    mask = finished.folder / "predictions" / "lamella" / "TS_2_preds.h5"
+    spelled = "predictions/lamella/TS_2_preds.h5"
+    anew = ("-R", "lamella_label_voxels", "--", spelled)
+    with h5py.File(mask, "r+") as file:
+        file["labels"][:3] = 7
+    corrected = mask.read_bytes()
+    shown = finished.run("verify", fails=True)
+    assert "1 of them may not be what a job left, and snakemake refuses to replace" in shown
+    assert "move them to another folder" in shown
+    assert "1 file of others" in finished.run(*anew, fails=True)
+    assert mask.read_bytes() == corrected
+    mask.rename(finished.folder / "TS_2_preds.h5")
+    finished.run(*anew)
+    shown = finished.run("verify", fails=True)  # for the rest, which was not asked for
+    assert "Run snakemake to make them anew, and name steps that it takes for done" in shown
+    rows = (finished.folder / "verify.tsv").read_text().splitlines()
+    (row,) = (row.split("\t") for row in rows if row.startswith(f"{spelled}\t"))
+    assert row[3:] == ["matches", ""]
+    (finished.folder / "verify.tsv").write_text("somebody's notes\n")
+    assert "is no table that cryoseg wrote" in finished.run("verify", fails=True)
+    assert (finished.folder / "verify.tsv").read_text() == "somebody's notes\n"

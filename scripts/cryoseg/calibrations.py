@@ -1,11 +1,11 @@
 """What calibrate measured, where that was with the network and the settings of now."""
 
-import json
 from pathlib import Path
 
 from cryoseg.errors import InputError
 from cryoseg.paces import START_SECONDS, benchmark_seconds
 from cryoseg.provenance import canonical, read_record
+from cryoseg.small_files import read_json
 
 
 def scoring_calibration(step):
@@ -17,8 +17,8 @@ def scoring_calibration(step):
         if canonical(record["settings"]) != canonical(step.settings):
             return None
         measured = [each["sha256"] for each in record["inputs"] if each["name"] == "checkpoint"]
-        model = json.loads(place.with_name("model.json").read_text())
-        return json.loads(place.read_text()) if measured == [model["sha256"]] else None
+        model = read_json(place.with_name("model.json"))
+        return read_json(place) if measured == [model["sha256"]] else None
     except (FileNotFoundError, InputError):
         return None
 
@@ -30,7 +30,7 @@ def training_calibration(step):
     try:
         record = read_record(place) or {"settings": None}
         same = canonical(record["settings"]) == canonical(step.settings)
-        return json.loads(place.read_text()) if same else None
+        return read_json(place) if same else None
     except (FileNotFoundError, InputError):
         return None
 

@@ -7,6 +7,11 @@ from cryoseg.estimates import seconds_together, wall_of_run
 DEVICES = (1, 4, 16)
 TARGETS = ("all", "overview")
 TOGETHER = "(together)"
+COLUMNS = (
+    *("step", "target", "done", "jobs", "job_seconds", "gpus_per_job", "gpu_hours"),
+    *(f"wall_seconds_{n}" for n in DEVICES),
+    *("bytes_written", "largest_job_mb", "guess", "basis"),
+)
 NOTHING_MISSING = "nothing is missing; snakemake -n tells whether something has changed"
 
 
@@ -38,7 +43,7 @@ def write_estimates(path, estimates, walls):
     for target in TARGETS:
         rows.append(_row_of_sums(_needed(estimates, target), target, runs[target]))
     with open(path, "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, rows[0], delimiter="\t", lineterminator="\n")
+        table = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
 

@@ -6,7 +6,6 @@ a calibration. Where there is none of these, rates of another machine stand in, 
 that it is a guess.
 """
 
-import json
 import math
 import os
 from collections import Counter
@@ -30,6 +29,7 @@ from cryoseg.paces import (
 )
 from cryoseg.provenance import read_record
 from cryoseg.schedule import Job, wall_seconds
+from cryoseg.small_files import read_json
 from cryoseg.steps import Step
 from cryoseg.training_estimates import training_estimate
 
@@ -394,7 +394,7 @@ def _channels(step):
     """Channels of a stage's network, where it was looked at; else two."""
     for path in step.inputs.get("model", ()):
         if os.path.exists(path):
-            return json.loads(Path(path).read_text())["out_channels"]
+            return read_json(path)["out_channels"]
     return 2
 
 

@@ -6,6 +6,8 @@ from statistics import fmean
 
 import numpy as np
 
+from cryoseg.small_files import files_only
+
 # Guesses, in seconds of one core of an Intel Xeon (Sapphire Rapids). START is what a job takes
 # before its first voxel, for interpreter, libraries and opening files: the processor time of
 # importing its script, jobs for 64 x 160 x 160 voxels on an idle machine, and what calibrate found
@@ -92,7 +94,7 @@ def measured_pace(done, work, note=""):
 def benchmark_seconds(path):
     """Seconds that a job took, from the table that Snakemake wrote; None if there is none."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=files_only) as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         return float(rows[-1]["s"])
     except (OSError, TypeError, ValueError, KeyError, IndexError):  # none, or cut short

@@ -103,4 +103,5 @@ def overview_files(stages):
         for entry in stages.train.values()
         for picture in TRAINING_PICTURES
     ]
-    return files + ([*OVERVIEW] if stages.predict else [])
+    # The summaries too: the page is made without those that failed, and they are to be tried again.
+    return files + ([*summaries(stages), *OVERVIEW] if stages.predict else [])

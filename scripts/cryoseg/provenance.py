@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cryoseg.errors import ChangedError, InputError
 from cryoseg.folders import refusal_named
+from cryoseg.small_files import files_only, read_json
 from cryoseg.steps import by_name
 from cryoseg.versions import versions
 from cryoseg.volumes import written_aside
@@ -84,7 +85,7 @@ def _read_sha256(path, part, stamp):
 
     There may be a queue of files to be read, and who asked goes on meanwhile.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=files_only) as file:
         as_asked = _stamp_of(os.fstat(file.fileno())) == stamp
         if part == "header":
             found = hashlib.sha256(file.read(HEADER_BYTES))
@@ -232,13 +233,9 @@ def read_record(output):
     """The record of an output, or None if there is none; InputError if it cannot be read."""
     place = record_path(output)
     try:
-        record = json.loads(place.read_text())
+        record = read_json(place, remedy=f"make {output} anew")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{place}: the record cannot be read ({error}); make {output} anew"
-        ) from error
     from jsonschema import Draft202012Validator  # which no job needs, and takes long to load
 
     if not Draft202012Validator(RECORD).is_valid(record):

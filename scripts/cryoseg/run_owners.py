@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from cryoseg.process_identity import ProcessIdentity, identity_from, identity_of
+from cryoseg.small_files import read_json
 from cryoseg.volumes import written_aside
 
 FOLDER = Path(".snakemake/owners")
@@ -67,7 +68,8 @@ def noted(owner, folder=FOLDER):
     try:
         yield
     finally:
-        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # else the next run sees that this one is gone
+            note.unlink()
 
 
 def write_note(owner, folder=FOLDER):
@@ -83,8 +85,8 @@ def owners(folder=FOLDER):
     """{note: Owner} of all runs that left one; what is no note stands for nobody."""
     found = {}
     for note in Path(folder).glob("[!.]*.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            told = json.loads(note.read_text())
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            told = read_json(note)
             process, locks = identity_from(told["process"]), tuple(map(str, told["locks"]))
             found[note] = Owner(process, float(told["since"]), bool(told["elsewhere"]), locks)
     return found

@@ -2,7 +2,9 @@
 
 import re
 
+from cryoseg.errors import InputError
 from cryoseg.folders import some
+from cryoseg.small_files import files_only
 
 WARNING = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING (.*)")
 # How an error begins that stops its tomogram alone, and is a warning to the job that found it.
@@ -37,7 +39,7 @@ def warning_lines(logs):
 def warnings_in(log):
     """What the log of a job says as a warning, in order; nothing where there is no log."""
     try:
-        with open(log, encoding="utf-8", errors="replace") as file:
+        with open(log, encoding="utf-8", errors="replace", opener=files_only) as file:
             return [match[1] for line in file if (match := WARNING.match(line))]
-    except OSError:  # a job without a log
+    except (OSError, InputError):  # a job without a log
         return []

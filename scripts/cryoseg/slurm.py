@@ -6,6 +6,9 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 
+from cryoseg.errors import InputError
+from cryoseg.small_files import files_only
+
 # How Slurm and the kernel say in a job's log that they killed for memory; the state of the job is
 # OUT_OF_MEMORY only where control groups watch it.
 OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|out of memory|exceeded memory limit", re.IGNORECASE)
@@ -156,11 +159,11 @@ def _memory(said):
 
 def _tail(log):
     try:
-        with open(log, "rb") as file:
+        with open(log, "rb", opener=files_only) as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - TAIL_BYTES))
             return file.read().decode(errors="replace")
-    except OSError:
+    except (OSError, InputError):
         return ""
 
 

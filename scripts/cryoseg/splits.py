@@ -1,7 +1,6 @@
 """Which tomograms a network is trained on, and which, held back, it is validated on."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from cryoseg.errors import InputError, brief
 from cryoseg.joblog import logger
 from cryoseg.patches import text_of
+from cryoseg.small_files import files_only, read_json
 
 NEWEST_MODEL = "model_best.ckpt"
 PARTS = ("train", "validation")
@@ -66,9 +66,10 @@ def split_behind(checkpoint):
     if checkpoint.name != NEWEST_MODEL and _content(checkpoint) != _content(newest):
         return {}
     try:
-        split = json.loads(told.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        logger.warning("%s: is left out of account, as it cannot be read (%s)", told, brief(error))
+        split = read_json(told)
+    except (OSError, InputError) as error:
+        why = brief(str(error).removeprefix(f"{told}: "))
+        logger.warning("%s: is left out of account (%s)", told, why)
         return {}
     parts = [split.get(part) if isinstance(split, dict) else None for part in PARTS]
     if not all(isinstance(part, dict) for part in parts):
@@ -80,7 +81,7 @@ def split_behind(checkpoint):
 
 
 def _content(path):
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=files_only) as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 

@@ -14,6 +14,7 @@ from cryoseg.errors import InputError
 from cryoseg.paces import START_SECONDS
 from cryoseg.patches import PatchFile, patch_corners
 from cryoseg.provenance import canonical
+from cryoseg.small_files import files_only, read_text
 from cryoseg.splits import split_tomograms
 
 # A step of a training takes as long as so many passes of the network over its patches: 3.5 and 3.6
@@ -62,10 +63,10 @@ def training_estimate(step, shapes, pass_seconds):
 def _epochs_done(log_dir, config):
     """Rows of metrics.csv, if they are of a training with this configuration."""
     try:
-        settings = yaml.safe_load((log_dir / "settings.yaml").read_text())
+        settings = yaml.safe_load(read_text(log_dir / "settings.yaml"))
         if canonical(settings["config"]) != canonical(config):
             return []
-        with open(log_dir / "metrics.csv", encoding="utf-8") as file:
+        with open(log_dir / "metrics.csv", encoding="utf-8", opener=files_only) as file:
             return list(csv.DictReader(file))
     except FileNotFoundError:
         return []

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cryoseg.small_files import read_json
 from cryoseg.volumes import written_aside
 
 
@@ -34,10 +35,10 @@ def write_unmade(path, files):
 def read_unmade(path):
     """Read a list as {path: Unmade}; empty where there is none."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        listed = read_json(path)
     except FileNotFoundError:
         return {}
-    return {name: Unmade(**why) for name, why in json.loads(text).items()}
+    return {name: Unmade(**why) for name, why in listed.items()}
 
 
 def sort_out(files, path):

@@ -5,18 +5,19 @@ import re
 
 import yaml
 
-from cryoseg.errors import InputError, quoted, shortened
+from cryoseg.errors import InputError, brief, quoted, shortened
 
 # More than a list of all tomograms anybody has: bytes of a file, and keys and values in it.
 MOST_BYTES, MOST_WRITTEN = 1_000_000, 100_000
 # Lists and mappings within one another; each sign takes longer to read with every one around it.
 MOST_NESTED = 50
-# Values, those that aliases stand for counted each time.
-MOST_VALUES = 1_000_000
 # Keys of all mappings that come from those which they merge.
 MOST_MERGED = 100_000
 # Characters of a number. Reading 1:59:59:59... (sixties) takes the square of their count.
 LONGEST_NUMBER = 100
+# Characters of a tag. %TAG gives a short name to what is a long one at each value that has it.
+LONGEST_TAG = 200
+MERGE = "tag:yaml.org,2002:merge"
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 # What no file name and no other text of a configuration has, and functions of the system refuse.
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -32,7 +33,10 @@ def read_yaml(path):
     try:
         loader, content = _loaded(_text(path))
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; check the name and the folder") from None
+        target = "" if "." in str(path) else " (if it is a target, put -- before all targets)"
+        raise InputError(
+            f"{path}: there is no such file; check the name and the folder{target}"
+        ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -40,15 +44,17 @@ def read_yaml(path):
     except yaml.YAMLError as error:
         raise InputError(f"{path}{_place(error)}: is not valid YAML: {_problem(error)}") from None
     except RecursionError:
-        raise InputError(f"{path}: its lists or mappings are nested too deeply") from None
+        raise InputError(
+            f"{path}: its lists or mappings are nested too deeply, or hold themselves"
+        ) from None
     if loader.repeated:
         raise InputError(
             "\n".join(
-                f"{path}, line {line}: {key} is given a second time; remove one"
-                for key, line in loader.repeated
+                f"{path}, line {line}: {brief(key)} is given a second time; remove one"
+                for line, key in sorted(loader.repeated)
             )
         )
-    if not _is_finite(content):
+    if not _is_small(content):
         raise InputError(
             f"{path}: holds aliases (*name) of what they stand in, or very many; write it out"
         )
@@ -90,16 +96,25 @@ def _loaded(text):
         loader.dispose()
 
 
-def _is_finite(content):
-    """Whether the content, aliases written out, is no larger than a configuration ever is."""
-    waiting, count = [content], 0
-    while waiting and count < MOST_VALUES:
-        value, count = waiting.pop(), count + 1
+def _is_small(content):
+    """Whether a file of MOST_BYTES and MOST_NESTED could hold the content without any alias.
+
+    Nothing takes less there than a byte for itself, and one for each of its characters.
+    """
+    around, size = [iter([content])], 0  # what is left of each list or mapping that we are in
+    while around and size <= MOST_BYTES and len(around) <= MOST_NESTED + 1:
+        try:
+            value = next(around[-1])
+        except StopIteration:
+            around.pop()
+            continue
+        size += 1 + (len(value) if isinstance(value, (str, bytes)) else 0)
         if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-    return not waiting
+            size += sum(len(key) for key in value if isinstance(key, str))
+            around.append(iter(value.values()))
+        elif isinstance(value, (list, tuple)):  # tuples: of !!pairs and !!omap
+            around.append(iter(value))
+    return not around
 
 
 def _place(error):
@@ -117,7 +132,7 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text):
         super().__init__(text)
-        self.repeated = []  # (key, line)
+        self.repeated = []  # (line, key)
         self._written = self._depth = self._merged = 0
 
     def compose_node(self, parent, index):
@@ -129,8 +144,22 @@ class _Loader(yaml.SafeLoader):
         if self._depth > MOST_NESTED:
             deep = "lists or mappings that are nested too deeply"
             raise _refused(deep, self.peek_event().start_mark)
+        tag = getattr(self.peek_event(), "tag", None) or ""
+        if len(tag) > LONGEST_TAG:
+            long = f"a tag of {len(tag)} characters, where {LONGEST_TAG} are the most"
+            raise _refused(long, self.peek_event().start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
+        return node
+
+    def compose_mapping_node(self, anchor):
+        """As SafeLoader's; only here does a mapping not have the keys yet of those it merges."""
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+                if key.value in seen:
+                    self.repeated.append((key.start_mark.line + 1, key.value))
+                seen.add(key.value)
         return node
 
     def construct_object(self, node, deep=False):
@@ -146,37 +175,38 @@ class _Loader(yaml.SafeLoader):
             raise _refused(f"a value that cannot be read ({what})", node.start_mark) from error
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise _refused(f"{quoted(value)}, which has more than 64 bits", node.start_mark)
-        if isinstance(value, str) and (found := NO_TEXT.search(value)):
-            raise _refused(f"text with {found[0]!a}, which no name has", node.start_mark)
         return value
 
     def construct_scalar(self, node):
+        """As SafeLoader's, which does it once, however many aliases stand for it; in bounds."""
         if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
             length = len(node.value)
             raise _refused(
                 f"a value that cannot be read (a number of {length} characters, where "
                 f"{LONGEST_NUMBER} are the most)", node.start_mark,
             )  # fmt: skip
-        return super().construct_scalar(node)
+        value = super().construct_scalar(node)
+        if found := NO_TEXT.search(value):
+            raise _refused(f"text with {found[0]!a}, which no name has", node.start_mark)
+        return value
 
     def flatten_mapping(self, node):
-        """As SafeLoader's; mappings that merge others (<<) ten times, which merge others, end."""
-        own = len(node.value)
+        """As SafeLoader's; what it would merge (<<) is counted before that is built."""
+        for key, value in node.value:
+            if key.tag == MERGE:
+                merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                for each in merged:
+                    if isinstance(each, yaml.MappingNode):
+                        self._count_merged(each)
         super().flatten_mapping(node)
-        self._merged += max(0, len(node.value) - own)
+
+    def _count_merged(self, node):
+        """Flatten a mapping that another one merges, so that its keys are all there; count them."""
+        self.flatten_mapping(node)
+        self._merged += len(node.value)
         if self._merged > MOST_MERGED:
             problem = "mappings that merge (<<) very many others; write them out"
             raise _refused(problem, node.start_mark)
-
-    def construct_mapping(self, node, deep=False):
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                    if key.value in seen:
-                        self.repeated.append((key.value, key.start_mark.line + 1))
-                    seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
 
 
 def _refused(problem, mark):

@@ -1,0 +1,111 @@
+"""What lies in the place of a small file is never waited for, and never read without an end."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from cryoseg.calibrations import scoring_calibration
+from cryoseg.errors import InputError
+from cryoseg.failures import names_input_error
+from cryoseg.paces import benchmark_seconds
+from cryoseg.provenance import read_record, record_path, sha256
+from cryoseg.run_owners import owners
+from cryoseg.run_warnings import warnings_in
+from cryoseg.shared_folders import NOTES, leave_notes, other_runs, others_in
+from cryoseg.slurm import _tail
+from cryoseg.small_files import MOST_BYTES, files_only, read_json, read_text
+from cryoseg.splits import split_behind
+from cryoseg.training_estimates import _epochs_done
+from cryoseg.unmade import read_unmade
+from cryoseg.verification import _begin_or_none
+from fuzzing import Hangs, at_most
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def refused(read, path):
+    """The sentence with which a reader refuses a path, within a second."""
+    with at_most(10, of_clock=1), pytest.raises(InputError) as error:
+        read(path)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("read", [read_text, read_json, sha256])
+def test_a_pipe_and_a_device_are_refused(read, pipe, tmp_path):
+    assert refused(read, pipe) == f"{pipe}: it is a pipe or a device, not a file; remove it"
+    link = tmp_path / "link"
+    link.symlink_to("/dev/zero")
+    assert refused(read, link) == f"{link}: it is a pipe or a device, not a file; remove it"
+
+
+def test_a_pipe_that_open_alone_would_wait_for_is_refused_in_any_mode(pipe):
+    with pytest.raises(Hangs), at_most(10, of_clock=0.3):
+        open(pipe).close()
+    for mode in ("r", "rb"):
+        with at_most(10, of_clock=1), pytest.raises(InputError, match="a pipe"):
+            open(pipe, mode, opener=files_only).close()
+    assert not [each for each in os.listdir("/proc/self/fd") if leads_to(each, pipe)]
+
+
+def leads_to(number, path):
+    return os.path.realpath(f"/proc/self/fd/{number}") == str(path)
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "a.json"
+    with open(path, "wb") as file:
+        file.truncate(10**12)
+    assert (
+        refused(read_json, path)
+        == f"{path}: it has more than {MOST_BYTES} bytes, too many; remove it"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 200_000])
+def test_what_is_no_json_is_named_with_what_to_do(content, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    said = refused(lambda path: read_json(path, remedy="make it anew"), tmp_path / "a.json")
+    assert said.startswith(f"{tmp_path}/a.json: it cannot be read (")
+    assert said.endswith("; make it anew")
+    assert refused(read_json, tmp_path).startswith(f"{tmp_path}: it cannot be read (")
+    (tmp_path / "a.json").write_text('{"é": 1}', encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == {"é": 1}
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json")
+
+
+def test_no_reader_of_what_runs_keep_waits_for_a_pipe(tmp_path):
+    folder = tmp_path / "out"
+    made, benchmark = folder / "TS_1.h5", tmp_path / "benchmark.tsv"
+    log, model = tmp_path / "a.log", tmp_path / "run" / "model" / "model_best.ckpt"
+    places = [
+        *(record_path(made), folder / NOTES / "a.json", tmp_path / "owners" / "a.json", benchmark),
+        *(log, tmp_path / "run" / "settings.yaml", record_path(folder / "calibration.json")),
+        tmp_path / "unmade.json",
+    ]
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(place)
+    step = SimpleNamespace(outputs={"scores": [str(made)]}, settings={})
+    entries = {str(folder): {}}
+    assert "a pipe" in refused(read_record, made)
+    assert "a pipe" in refused(read_unmade, tmp_path / "unmade.json")
+    assert "a pipe" in refused(lambda run: _epochs_done(run, {}), tmp_path / "run")
+    with at_most(10, of_clock=5):
+        (said,) = others_in(entries)
+        assert said.endswith("a.json: it is a pipe or a device, not a file; remove it")
+        assert not list(other_runs(entries))
+        assert not list(leave_notes(entries))
+        assert owners(tmp_path / "owners") == {}
+        assert benchmark_seconds(benchmark) is None
+        assert scoring_calibration(step) is None
+        assert warnings_in(log) == []
+        assert not names_input_error(log)
+        assert _tail(log) == ""
+        assert _begin_or_none(str(log), "content") is None
+        assert split_behind(model) == {}
