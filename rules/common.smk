@@ -44,6 +44,8 @@ def report_failures(workflow):
     failures = [failure_of(job) for job in failed]
     for line in failure_lines(failures):
         logger.error(line)
+    if not failures:  # as after Ctrl-C
+        logger.error("The run was ended early; the same command, given again, goes on from there.")
     try:
         if failures:
             write_failures("logs/failures.tsv", failures)
@@ -53,7 +55,8 @@ def report_failures(workflow):
 
 def failure_of(job):
     """The Failure of a job that failed."""
-    tomogram, log = job.wildcards.get("tomogram"), str(job.log[0])
+    # A target, as "all" is, has no log: it fails where a file is gone by then.
+    tomogram, log = job.wildcards.get("tomogram"), str(job.log[0]) if job.log else ""
     return Failure(job.rule.name, tomogram, log, SLURM_JOBS.get(job), SAID.get(job))
 
 

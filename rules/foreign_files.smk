@@ -1,22 +1,34 @@
 """A run that would replace files of others is refused before anything starts.
 
-The jobs are known when Snakemake has made its plan, and what they write is deleted when the first
-of them begins; this comes in between, in dry runs too.
+The jobs are known when Snakemake has made its plan, and what they write is deleted when they begin;
+this comes in between, in dry runs too, and again as each job begins, which may be days later.
 """
 
+import os
+import sys
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+
 import snakemake.dag
+import snakemake.jobs
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from cryoseg import foreign_files
+from cryoseg.errors import InputError, printable, shortened
+from cryoseg.folders import some
 from cryoseg.provenance import record_path
 from cryoseg.shared_folders import entries_by_folder, other_runs
 
 
 def refuse_to_replace_foreign_files(workflow, stages):
     """Let a run end, once it is planned, where it would replace what cryoseg did not make."""
-    prepare, delete_outputs = snakemake.dag.DAG.postprocess, snakemake.dag.DAG.clean
+    plan, delete_outputs = snakemake.dag.DAG.postprocess, snakemake.dag.DAG.clean
+    prepare, end = snakemake.jobs.Job.prepare, snakemake.jobs.Job.postprocess
 
-    async def postprocess(dag, *arguments, check_initial=False, **options):
-        await prepare(dag, *arguments, check_initial=check_initial, **options)
+    async def planned(dag, *arguments, check_initial=False, **options):
+        await plan(dag, *arguments, check_initial=check_initial, **options)
         # check_initial: the plan is complete, and jobs are about to be started
         if check_initial and workflow.is_main_process and not workflow.touch:
             refuse_foreign(dag, stages, dag.needrun)
@@ -26,57 +38,166 @@ def refuse_to_replace_foreign_files(workflow, stages):
             refuse_foreign(dag, stages, lambda job: True)
         await delete_outputs(dag, only_temp=only_temp, **options)
 
-    snakemake.dag.DAG.postprocess = postprocess
+    async def prepared(job):  # by deleting what is there of its outputs
+        if said := foreign_among(job, stages):
+            log = Path(job.log[0])  # every rule that writes has one
+            with suppress(OSError):
+                log.parent.mkdir(parents=True, exist_ok=True)
+                log.write_text(f"error: {said}\n")  # where the end of the run looks for what to say
+            raise WorkflowError(said)
+        await prepare(job)
+
+    async def ended(job, *arguments, error=False, **options):
+        if error and foreign_among(job, stages):
+            # Or Snakemake would take what is there for the job's, and remove it.
+            for file in job.output:
+                workflow.persistence._unmark_incomplete(workflow.persistence._get_key(file))
+        else:
+            await end(job, *arguments, error=error, **options)
+
+    snakemake.dag.DAG.postprocess = planned
     snakemake.dag.DAG.clean = clean
+    snakemake.jobs.Job.prepare = prepared
+    snakemake.jobs.Job.postprocess = ended
 
 
 def refuse_foreign(dag, stages, is_lost):
-    """End the run where outputs that would be lost, or any models of trainings, are not ours.
+    """End the run where outputs that would be lost, or pass for what was asked for, are not ours.
 
     is_lost: function that tells of a job whether what its outputs are now would be
     """
+    lost = {str(file): file for job in dag.jobs for file in job.output if is_lost(job)}
+    kept = {str(file): file for job in dag.jobs for file in job.output if not is_lost(job)}
     trainings = {stages.best_model(name): f"train.{name}" for name in stages.train}
-    outputs = {
-        str(file): file
-        for job in dag.jobs
-        for file in job.output
-        if file in trainings or is_lost(job)
-    }
-    recorded, others = foreign_files.recorded_or_not(outputs)
-    elsewhere = list(other_runs(entries_by_folder(stages))) if others else []
-    persistence = dag.workflow.persistence
-    foreign = [file for file in others if not is_known(persistence, outputs[file], elsewhere)]
-    changed = foreign_files.changed_since(recorded)
+    try:
+        foreign, changed = not_ours(dag, stages, lost, most=foreign_files.MOST_READ)
+        foreign += passing_for_ours(dag, stages, kept)
+        changed += changed_models(
+            dag, stages, {path: file for path, file in kept.items() if path in trainings}
+        )
+        warn_of_changed_inputs(dag, stages, is_lost)
+    except InputError as error:
+        sys.exit(str(error))
     if foreign or changed:
         models = {file: trainings[file] for file in [*foreign, *changed] if file in trainings}
         sys.exit(foreign_files.refusal(foreign, changed, models))
 
 
-def is_known(persistence, file, elsewhere):
-    """Whether a file without a record is ours, by its own word and by Snakemake's notes.
+def foreign_among(job, stages):
+    """What to tell of outputs of a job that would be lost when it begins; None if all are ours."""
+    outputs = {str(file): file for file in job.output if os.path.lexists(file)}
+    if not outputs:  # as of most jobs, and to look for records would list whole folders
+        return None
+    try:
+        foreign, changed = not_ours(job.dag, stages, outputs)
+    except InputError as error:
+        return str(error)
+    return foreign_files.refusal_of_a_job(foreign + changed) if foreign or changed else None
 
-    A job that is killed between the two leaves a mark; notes tell of what older versions made.
-    elsewhere: as of other_runs
+
+def not_ours(dag, stages, outputs, most=None):
+    """Two lists of those of the outputs, {path: file}, that are there: foreign, and changed.
+
+    most: as changed_since takes it
     """
-    noted = persistence.metadata(file)
-    expected = (
-        file.endswith(".ckpt")  # which has a dated copy, or is not ours
-        or persistence._filter_incomplete_keys([str(file)])
-        or (noted is not None and foreign_files.has_time(file, noted.endtime or 0))
-        or is_made_elsewhere(persistence, str(file), elsewhere)
-    )
-    return expected and foreign_files.is_signed(str(file))
+    notes = Notes(dag, stages)
+    recorded, others = foreign_files.recorded_or_not(outputs)
+    foreign = [path for path in others if not notes.tell_of(outputs[path])]
+    changed = foreign_files.changed_since(recorded, lambda path: notes.times(outputs[path]), most)
+    return foreign, changed
 
 
-def is_made_elsewhere(persistence, file, elsewhere):
-    """Whether a run of another working folder has begun a file, or recorded it by now."""
-    for folder, run in elsewhere:
-        marks = os.path.join(run, ".snakemake", "incomplete")
-        if file.startswith(f"{folder}/") and os.path.isdir(marks):
-            for key in (file, os.path.relpath(file, run)):
-                if os.path.exists(persistence._record_path(marks, key)):
-                    return True
-    return record_path(file).exists()
+def passing_for_ours(dag, stages, outputs):
+    """Those of the outputs of jobs with nothing to do that nobody knows of and that are not ours.
+
+    By their own word: where records and notes are lost, as in a copy of the results alone, it is
+    enough for what is not replaced.
+    """
+    notes = Notes(dag, stages)
+    _, others = foreign_files.recorded_or_not(outputs)
+    return [
+        path
+        for path in others
+        if not foreign_files.has_time(path, notes.times(outputs[path]))
+        and not foreign_files.is_signed(path)
+    ]
+
+
+def changed_models(dag, stages, models):
+    """Those of the models, {path: file}, that are no longer as their trainings left them."""
+    notes = Notes(dag, stages)
+    recorded, _ = foreign_files.recorded_or_not(models)
+    return foreign_files.changed_since(recorded, lambda path: notes.times(models[path]))
+
+
+def warn_of_changed_inputs(dag, stages, is_lost):
+    """Tell of outputs that were changed since they were made, and that jobs are about to read."""
+    notes = Notes(dag, stages)
+    read = {
+        str(file): notes.times(file)
+        for job in dag.jobs
+        if is_lost(job)
+        for producer, files in dag.dependencies[job].items()
+        if not is_lost(producer)
+        for file in files
+    }
+    recorded, _ = foreign_files.recorded_or_not(read)
+    # Of what nobody noted, all would have to be read.
+    noted = [path for path in recorded if read[path]]
+    changed = foreign_files.changed_since(noted, read.get, foreign_files.MOST_READ)
+    if changed:
+        logger.warning(
+            f"changed after cryoseg had made it: {shortened(printable(some(changed)))}; what is made "
+            "of it now is made of the changed file"
+        )
+
+
+class Notes:
+    """What runs of this and other working folders have noted of outputs that lie there."""
+
+    def __init__(self, dag, stages):
+        self.persistence, self.stages = dag.workflow.persistence, stages
+
+    @cached_property
+    def elsewhere(self):
+        """As of other_runs."""
+        return list(other_runs(entries_by_folder(self.stages)))
+
+    def times(self, file):
+        """Times of change that an output had when jobs that made it were done."""
+        noted = self.persistence.metadata(file)
+        times = [noted.endtime] if noted and noted.endtime else []
+        if not foreign_files.has_time(str(file), times):
+            others = (each.get("endtime") for each in self._others(file, "metadata"))
+            times += [each for each in others if isinstance(each, float)]
+        return times
+
+    def tell_of(self, file):
+        """Whether a file without a record is ours, by its own word and by Snakemake's notes.
+
+        A job that is killed between the two leaves a mark; notes tell of what older versions made.
+        In a file of no bytes, nothing can be lost.
+        """
+        path = str(file)
+        expected = (
+            file.endswith(".ckpt")  # which has a dated copy, or is not ours
+            or self.persistence._filter_incomplete_keys([path])
+            or foreign_files.has_time(path, self.times(file))
+            or any(True for _ in self._others(file, "incomplete"))
+            or record_path(path).exists()  # by now, of a run elsewhere
+            or foreign_files.is_empty(path)
+        )
+        return expected and foreign_files.is_signed(path)
+
+    def _others(self, file, kind):
+        """What runs of other working folders have noted of a file; kind: metadata or incomplete."""
+        path = os.path.abspath(file)
+        for folder, run in self.elsewhere:
+            notes = os.path.join(run, ".snakemake", kind)
+            if path.startswith(f"{folder}/") and os.path.isdir(notes):
+                for key in (path, os.path.relpath(path, run)):
+                    if noted := self.persistence._io_read(notes, key):
+                        yield noted
 
 
 refuse_to_replace_foreign_files(workflow, STAGES)

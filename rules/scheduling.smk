@@ -2,17 +2,19 @@
 
 A job whose input is wrong is not tried again; steps that gather files of all tomograms do without
 what could not be made; a lock that a killed run left is taken off; jobs at once fit into memory;
-what a full disk or a folder of somebody else does not take is told of in words; a file that is gone
-costs its own job alone.
+what a full disk or a folder of somebody else does not take is told of in words, and does not cost
+what is done; a file that is gone costs its own job alone.
 """
 
 import logging
 import os
 import sys
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import snakemake.benchmark
 import snakemake.dag
 import snakemake.executors.local
 import snakemake.jobs
@@ -21,10 +23,12 @@ import snakemake.persistence.file
 from snakemake.exceptions import RuleException, WorkflowError
 from snakemake.logging import logger
 from snakemake.scheduling.job_scheduler import JobScheduler
+from snakemake.settings.types import PersistenceBackend
 
 from cryoseg import plan, run_owners
+from cryoseg.errors import InputError
 from cryoseg.failures import explain, names_input_error, why_not_begun
-from cryoseg.folders import is_full_disk, no_space_for_notes, not_writable
+from cryoseg.folders import is_full_disk, not_writable, why_no_notes
 from cryoseg.host_memory import free_host_memory
 from cryoseg.joblog import not_to_outlive_this
 from cryoseg.unmade import Unmade, write_unmade
@@ -125,7 +129,12 @@ def begin_to_gather(scheduler):
             if waits(producer):
                 LACKING.update(dict.fromkeys(map(str, files), reason(producer)))
     if gathering:
-        write_unmade(plan.UNMADE, LACKING)
+        try:
+            write_unmade(plan.UNMADE, LACKING)
+        except InputError as error:  # such as that the disk is full
+            SAID.update(dict.fromkeys(gathering, str(error)))
+            scheduler.failed.update(gathering)
+            return
         names = ", ".join(sorted(job.rule.name for job in gathering))
         logger.info(f"{len(LACKING)} files could not be made; now without them: {names}")
         dag._ready_jobs.update(gathering)
@@ -135,7 +144,8 @@ def why_failed(job):
     """The Unmade of the files of a job that failed."""
     kind, sentence = explain(failure_of(job))
     if kind != "input error":
-        sentence = f"{job.rule.name} failed: {sentence}; its log is {job.log[0]}"
+        where = f"; its log is {job.log[0]}" if job.log else ""
+        sentence = f"{job.rule.name} failed: {sentence}{where}"
     return Unmade(job.rule.name, sentence)
 
 
@@ -167,8 +177,11 @@ def take_off_dead_locks(workflow):
             lock.unlink()
         for note in dead:
             note.unlink(missing_ok=True)
-        for each in living if persistence.locked else ():
-            logger.error(f"Another snakemake works in this folder: {each}.{each.doubt}")
+        if living and persistence.locked:
+            said = said_of_others(living)
+            if any(not each.doubt for each in living):
+                sys.exit(said)  # instead of Snakemake's advice to take the lock off
+            logger.error(said)
 
     @contextmanager
     def lock(persistence):
@@ -185,6 +198,15 @@ def take_off_dead_locks(workflow):
     snakemake.persistence.PersistenceBase.lock = lock
 
 
+def said_of_others(living):
+    """What to tell of other runs in a working folder, Owners."""
+    return "\n".join(
+        f"Another snakemake works in this folder: {each}."
+        + (each.doubt or " Wait for its end, or end it; then give the same command again.")
+        for each in living
+    )
+
+
 def keep_locks_of_others():
     """Let a run that ends take off its own lock only: Snakemake removes those of all runs."""
     persistence = snakemake.persistence.file.FilePersistence
@@ -192,10 +214,15 @@ def keep_locks_of_others():
 
     def remove_own(self):
         for lock in self._lockfile.values():
-            Path(lock).unlink(missing_ok=True)
+            with suppress(OSError):  # else the next run does it, as the note says whose it is
+                # Not by the whole path, as the working folder may have got another name meanwhile.
+                os.remove(os.path.join(".snakemake", "locks", os.path.basename(lock)))
         self._lockfile.clear()
 
     def unlock(self):  # snakemake --unlock
+        living = [each for each in run_owners.owners().values() if not each.is_dead]
+        if certain := [each for each in living if not each.doubt]:
+            sys.exit(said_of_others(certain))
         remove_all(self)
         for note in run_owners.owners():
             note.unlink(missing_ok=True)
@@ -204,48 +231,44 @@ def keep_locks_of_others():
     persistence.cleanup_locks = unlock
 
 
-def tell_of_a_full_disk():
-    """Fail those jobs alone for whose notes the disk of the working folder has no space.
+def tell_where_notes_cannot_be_kept():
+    """Fail those jobs alone for whose notes there is no space in the working folder, or no right.
 
     Snakemake would speak of write permissions, end at once without a word on other jobs, and print
     a traceback for each line that its own log does not take.
     """
     finish = snakemake.persistence.PersistenceBase.finished
+    write_note = snakemake.persistence.file.FilePersistence._write_record
     end = snakemake.jobs.Job.postprocess
     take_result = snakemake.executors.local.Executor._callback
     log_failed = logging.Handler.handleError
 
-    def noted(job, error):
-        if full := is_full_disk(error):
-            SAID[job] = no_space_for_notes(Path(".snakemake").resolve())
-        return full
+    def written(persistence, key, record):
+        make_way(persistence._record_path(persistence._metadata_path, key))
+        write_note(persistence, key, record)
 
     async def finished(persistence, job):
         try:
             await finish(persistence, job)
         except OSError as error:
-            noted(job, error)
+            if said := why_no_notes(error):
+                SAID.setdefault(job, said)
             raise
 
     async def ended(job, *arguments, error=False, **options):
         try:
             await end(job, *arguments, error=error, **options)
-        except OSError as problem:
-            said = not_writable(problem.filename or str(job.output[0]), problem.errno)
-            if not error:  # such as that its output cannot be dated
-                SAID[job] = said
-                raise WorkflowError(said) from problem
-            # Or it would count as done, as nothing but its absence says that it is not.
-            workflow.persistence.started(job)
-            logger.warning(f"{said}; what is there of a job that failed will be made anew")
         except WorkflowError as problem:
-            if not (error and is_full_disk(problem)):
+            if not (error and why_no_notes(problem)):
                 raise
             await job.cleanup(())  # which Snakemake has not come to
 
     def callback(executor, submitted, future):
-        if not future.cancelled():
-            noted(submitted.job, future.exception())
+        error = None if future.cancelled() else future.exception()
+        if said := why_no_notes(error):  # of its script, for one, which Snakemake copies there
+            SAID[submitted.job] = said
+            future = Future()
+            future.set_exception(WorkflowError(said))  # which is printed without a traceback
         take_result(executor, submitted, future)
 
     def handle_error(handler, record):
@@ -253,17 +276,53 @@ def tell_of_a_full_disk():
             log_failed(handler, record)
 
     snakemake.persistence.PersistenceBase.finished = finished
+    snakemake.persistence.file.FilePersistence._write_record = written
     snakemake.jobs.Job.postprocess = ended
     snakemake.executors.local.Executor._callback = callback
     logging.Handler.handleError = handle_error
 
 
+def make_way(note):
+    """Remove a note that a colleague left and only he may write, where everybody may remove it."""
+    if os.path.exists(note) and not os.access(note, os.W_OK):
+        with suppress(OSError):  # which comes up again when it is written
+            os.remove(note)
+
+
+def do_without_times_that_cannot_be_written():
+    """Let a job that is done count where its benchmark, the time that it took, cannot be written."""
+    write, path_of = snakemake.benchmark.write_benchmark_records, snakemake.jobs.Job.benchmark.fget
+    end, without = snakemake.jobs.Job.postprocess, set()
+
+    def written(records, path, extended):
+        make_way(path)
+        try:
+            write(records, path, extended)
+        except OSError as error:
+            said = not_writable(path, error.errno)
+            logger.warning(f"the time that a job took is not noted: {said}")
+
+    def benchmark(job):
+        return None if job in without else path_of(job)
+
+    async def ended(job, *arguments, error=False, **options):
+        if not error and job.benchmark and not os.access(job.benchmark, os.W_OK):
+            without.add(job)
+        await end(job, *arguments, error=error, **options)
+
+    snakemake.benchmark.write_benchmark_records = written
+    snakemake.jobs.Job.benchmark = property(benchmark)
+    snakemake.jobs.Job.postprocess = ended
+
+
 def fail_alone_where_a_file_is_gone():
-    """Fail those jobs alone that cannot begin, as an input is gone or an output has no place.
+    """Fail those jobs alone that cannot begin, as an input is gone or an output has no place, or
+    whose outputs cannot be dated, or removed after a failure, as their folder became read-only.
 
     Snakemake would end the whole run, with all jobs that are on their way.
     """
     run = snakemake.executors.local.Executor.run_job
+    end = snakemake.jobs.Job.postprocess
 
     def run_or_fail(executor, job):
         try:
@@ -274,7 +333,31 @@ def fail_alone_where_a_file_is_gone():
             logger.error(f"{job}: {SAID[job]}")
             executor.workflow.scheduler.error_callback(job)
 
+    async def ended(job, *arguments, error=False, **options):
+        try:
+            await end(job, *arguments, error=error, **options)
+        except OSError as problem:
+            said = not_writable(problem.filename or str(job.output[0]), problem.errno)
+            if not error:
+                SAID[job] = said
+                raise WorkflowError(said) from problem
+            with suppress(OSError):
+                # Or it would count as done, as nothing but its absence says that it is not.
+                workflow.persistence.started(job)
+            logger.warning(f"{said}; what is there of a job that failed will be made anew")
+
     snakemake.executors.local.Executor.run_job = run_or_fail
+    snakemake.jobs.Job.postprocess = ended
+
+
+def refuse_other_notes(workflow):
+    """End a run that is to keep its notes in a database: ours are read and mended as files."""
+    backend = workflow.workflow_settings.persistence_backend
+    if backend != PersistenceBackend.FILE:
+        sys.exit(
+            f"--persistence-backend {backend}: cryoseg needs Snakemake's notes in files, as they are "
+            "without this option; leave it out"
+        )
 
 
 def limit_memory(workflow):
@@ -294,12 +377,14 @@ def booked_together(workflow):
     return None if limit is None else limit.value
 
 
+refuse_other_notes(workflow)
 heed_changes_behind_ancient_files()
 retry_what_may_succeed()
 gather_what_there_is()
 take_off_dead_locks(workflow)
 keep_locks_of_others()
-tell_of_a_full_disk()
+tell_where_notes_cannot_be_kept()
+do_without_times_that_cannot_be_written()
 fail_alone_where_a_file_is_gone()
 os.environ.update(not_to_outlive_this())
 limit_memory(workflow)

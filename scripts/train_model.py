@@ -1,8 +1,11 @@
 """Train a network on patches of annotated tomograms."""
 
+import hashlib
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
@@ -20,6 +23,7 @@ from cryoseg.provenance import recorded, sha256
 from cryoseg.resuming import describe_run, find_start, hand_over
 from cryoseg.tables import write_table
 from cryoseg.training import SegmentationTraining
+from cryoseg.training_records import Records
 from cryoseg.training_run import (
     check_patches,
     check_shares,
@@ -57,7 +61,7 @@ def train_model(
     settings:   {config: training configuration}; it becomes part of the checkpoint
     log_dir:    folder of model/last.ckpt, from which an interrupted training goes on, and of
                 metrics.csv, curves.png, augmented_samples.png, settings.yaml, split.json,
-                split.tsv and tensorboard/
+                split.tsv and tensorboard/; what others left under these names is kept
     continue_training: go on from last.ckpt also where it is of other settings or patches
     The other arguments change where and how fast it goes.
     """
@@ -84,17 +88,19 @@ def train_model(
     if threads is not None and int(nodes) == 1:
         threads = max(1, threads // per_node)  # on several nodes, each process has these
     run = describe_run(config, patches, pretrained, processes)
-    start = find_start(models, run, continue_training)
+    start, records = find_start(models, run, continue_training), Records(folder, run)
     if start.weights:
         load_weights(network, start.weights)
     if not start.finished:
-        write_split(folder, files, parts)
-        write_settings(folder, config, backbone_config, pretrained, patches)
-        dataset, _ = make_datasets(files, *parts, config)
         log_plan(config, files, parts, device, processes)
         placed = with_places(config, gpu_devices, nodes, cache_rate, continue_training)
-        module = SegmentationTraining(network, placed, backbone_config)
-        show_samples(folder / "augmented_samples.png", module, dataset)
+        with TemporaryDirectory() as begun:
+            write_split(Path(begun), files, parts)
+            write_settings(Path(begun), config, backbone_config, pretrained, patches)
+            dataset, _ = make_datasets(files, *parts, config)
+            module = SegmentationTraining(network, placed, backbone_config)
+            show_samples(Path(begun) / "augmented_samples.png", module, dataset)
+            records.begin(begun, goes_on=start.last is not None)
         job = {
             "patches": list(map(str, patches)), "pretrained": pretrained and str(pretrained),
             "config": placed, "folder": str(folder), "run": run,
@@ -108,13 +114,28 @@ def train_model(
         if processes == 1:
             train_process(**job)
         else:
-            arguments = folder / "processes.json"
-            with written_aside(arguments) as aside:
-                aside.write_text(json.dumps(job))
-            command = own_command(Path(__file__).resolve(), arguments)
-            start_processes(command, per_node, int(nodes), threads, device.type == "cuda")
+            with told_to_processes(folder, job) as arguments:
+                command = own_command(Path(__file__).resolve(), arguments)
+                start_processes(command, per_node, int(nodes), threads, device.type == "cuda")
     kept = hand_over(models, checkpoint, run)
+    records.end()
     logger.info("%s is the best model, kept as %s too", checkpoint, kept.name)
+
+
+@contextmanager
+def told_to_processes(folder, job):
+    """Path of a file with the arguments of train_process, as long as its processes run.
+
+    They may be on other nodes, so it lies in log_dir. No other file has a name with that hash.
+    """
+    text = json.dumps(job)
+    path = folder / f"processes-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    with written_aside(path) as aside:
+        aside.write_text(text)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def with_places(config, gpu_devices, nodes, cache_rate, continue_training):

@@ -4,7 +4,8 @@ from functools import partial
 
 from cryoseg.errors import InputError
 from cryoseg.joblog import log_to, progress, say
-from cryoseg.verification import finding_lines, verify, write_findings
+from cryoseg.table_lines import check_replaceable
+from cryoseg.verification import COLUMNS, advice, finding_lines, verify, write_findings
 from cryoseg.volumes import written_aside
 
 
@@ -12,8 +13,9 @@ def verify_outputs(steps, table):
     """Write a table (TSV) of all outputs, and print what does not match.
 
     steps: list of cryoseg.steps.Step, what the configuration asks for now
-    Raises InputError where something does not match.
+    Raises InputError where something does not match, or where another file lies at ``table``.
     """
+    check_replaceable(table, COLUMNS)  # before all is read
     findings = verify(steps, partial(progress, what="files"))
     with written_aside(table) as aside:
         write_findings(aside, findings)
@@ -22,7 +24,7 @@ def verify_outputs(steps, table):
     if wrong:
         raise InputError(
             f"{wrong} of {len(findings)} outputs do not match what is there now; {table} says why. "
-            "Run snakemake to make them anew, and name steps that it takes for done: -R STEP"
+            f"{advice(findings)}"
         )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +13,10 @@ import pytest
 # Machines differ in speed, and the first call of a network is slow everywhere.
 hypothesis.settings.register_profile("cryoseg", deadline=None)
 hypothesis.settings.load_profile("cryoseg")
+
+# What a script starts in the background ignores Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Groups of tests of minutes, the longest first, so that two workers end at about the same time.

@@ -1,12 +1,15 @@
 """The end of a run says of each failed job where and why it failed."""
 
 import csv
+import errno
 import os
 
 import pytest
+import snakemake.io
+from snakemake_interface_common.exceptions import WorkflowError
 
 from cryoseg import slurm
-from cryoseg.failures import COLUMNS, Failure, explain, failure_lines, write_failures
+from cryoseg.failures import COLUMNS, Failure, explain, failure_lines, why_not_begun, write_failures
 from cryoseg.run_warnings import MOST_WARNINGS, warning_lines
 from cryoseg.slurm import JobRecord, job_record, span
 
@@ -178,3 +181,16 @@ def test_warnings_that_no_table_holds_are_looked_for_in_logs(tmp_path):
     assert lines[0] == "25 warnings:"
     assert lines[-1] == f"  ... and 5 more in {', '.join(logs[20:23])} and 2 more"
     assert warning_lines({str(tmp_path / "none.log"): None}) == []
+
+
+def test_a_folder_that_snakemake_cannot_make_is_named_with_what_to_do(monkeypatch):
+    def refused(folder, **options):
+        raise OSError(errno.EROFS, "Read-only file system", folder)
+
+    monkeypatch.setattr(os, "makedirs", refused)
+    with pytest.raises(WorkflowError) as found:
+        snakemake.io.IOFile("predictions/semantic/TS_1.h5", None).prepare()
+    assert why_not_begun([], [], found.value) == (
+        "predictions/semantic: cannot be written (Read-only file system); see to it that you may "
+        "write into predictions"
+    )

@@ -134,7 +134,8 @@ def test_output_goes_to_the_terminal_again_afterwards(tmp_path):
     assert (tmp_path / "a.log").read_text() == "inside\n"
 
 
-def test_sigterm_removes_what_is_half_written(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_told_to_end_removes_what_is_half_written(number, tmp_path):
     target = tmp_path / "scores.h5"
     code = program(f"""
         with log_to({str(tmp_path / "a.log")!r}), written_aside({str(target)!r}) as aside:
@@ -145,10 +146,26 @@ def test_sigterm_removes_what_is_half_written(tmp_path):
     while not list(tmp_path.glob(".*scores.h5")):
         assert job.poll() is None
         time.sleep(0.02)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=30) == 128 + signal.SIGTERM
+    job.send_signal(number)
+    assert job.wait(timeout=30) == 128 + number
     assert [path.name for path in tmp_path.iterdir()] == ["a.log"]
-    assert "terminated by signal 15" in (tmp_path / "a.log").read_text()
+    assert f"terminated by signal {number}" in (tmp_path / "a.log").read_text()
+
+
+def test_a_job_of_a_run_in_the_background_ignores_ctrl_c_as_the_run_does(tmp_path):
+    log = tmp_path / "a.log"
+    code = program(f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as shells do for what a script puts there
+        with log_to({str(log)!r}):
+            os.kill(os.getpid(), signal.SIGINT)
+            print("goes on")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+    """)
+    done = subprocess.run([sys.executable, "-c", code], timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert log.read_text().startswith("goes on")
 
 
 @pytest.mark.parametrize("begin", ["log_to({log!r})", "logging_to_stderr()"])

@@ -229,7 +229,8 @@ def stages(tmp_path, monkeypatch):
 def test_a_lamella_alone_is_drawn_alone(stages):
     found = stages()
     assert names_to_draw(found, "lamella") == ["TS_0", "TS_1", "TS_2"]
-    assert overview_files(found) == ["overview.html", "overview.tsv"]
+    assert overview_files(found) == [*summaries(found), "overview.html", "overview.tsv"]
+    assert len(summaries(found)) == 3
 
 
 def test_a_lamella_is_drawn_with_the_classes_within_it(stages):

@@ -1,12 +1,14 @@
 """What a training finds in its folder of models: its own is gone on from, all else is kept."""
 
 import os
+import re
 
 import pytest
 import torch
 
 from cryoseg.errors import InputError
 from cryoseg.resuming import Start, find_start, hand_over
+from cryoseg.training_records import AT_BEGINNING, BY_EPOCH, Records
 from cryoseg.volumes import written_aside
 
 A = {"settings": {"lr": 0.1}, "files": [["TS_1_patches.h5", 7, 1]], "processes": 1}
@@ -182,3 +184,167 @@ def test_without_hard_links_a_last_is_copied(tmp_path, monkeypatch):
     last = write(tmp_path / "last.ckpt", A, 1)
     find_start(tmp_path, B, continue_training=False)
     assert contents(tmp_path, "last*.ckpt") == [last, last]
+
+
+# What tells of a training, beside its models
+
+
+@pytest.fixture
+def log_dir(tmp_path):
+    """A folder for a training's records, and one, begun/, with those that it begins with."""
+    for folder in ("log/model", "begun"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in AT_BEGINNING:
+        (tmp_path / "begun" / name).write_text(f"our {name}")
+    return tmp_path / "log"
+
+
+def begin(log_dir, run=A, goes_on=False):
+    Records(log_dir, run).begin(log_dir.parent / "begun", goes_on)
+
+
+def end_epoch(log_dir, text, run=A):
+    for name in BY_EPOCH:
+        with Records(log_dir, run).written(name) as aside:
+            aside.write_text(text)
+
+
+def in_log_dir(log_dir):
+    return {path.name: path.read_text() for path in log_dir.iterdir() if path.is_file()}
+
+
+OURS = {name: f"our {name}" for name in AT_BEGINNING}
+
+
+def test_all_that_lies_under_a_records_name_is_kept_under_its_date_and_hash(log_dir, caplog):
+    theirs = {name: f"somebody's {name}" for name in (*AT_BEGINNING, *BY_EPOCH)}
+    for name, text in theirs.items():
+        (log_dir / name).write_text(text)
+        os.utime(log_dir / name, (1000, 1000))
+    begin(log_dir)
+    found = in_log_dir(log_dir)
+    assert {name: found.pop(name) for name in OURS} == OURS
+    assert sorted(found.values()) == sorted(theirs.values())
+    for name, text in found.items():
+        assert re.fullmatch(r"\w+-19700101-\d{6}-[0-9a-f]{8}\.\w+", name)
+        assert name.split("-")[0] in text
+        assert name in caplog.text
+    begin(log_dir)
+    assert in_log_dir(log_dir) == found | OURS  # what this training left is its own
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_training_that_was_killed_knows_its_own_records(log_dir, goes_on):
+    """Goes_on: from a last.ckpt; else the kill came before the first one, and it begins anew."""
+    begin(log_dir)
+    end_epoch(log_dir, "1")
+    if goes_on:
+        (log_dir / "model" / "last.ckpt").touch()
+        end_epoch(log_dir, "2")
+    before = in_log_dir(log_dir)
+    begin(log_dir, goes_on=goes_on)
+    assert in_log_dir(log_dir) == before
+    (log_dir / "metrics.csv").write_text("corrected by hand")
+    begin(log_dir, goes_on=goes_on)
+    found = in_log_dir(log_dir)
+    assert "metrics.csv" not in found  # until its next epoch
+    assert len(found) == len(before)
+    assert "corrected by hand" in found.values()
+
+
+def test_killed_before_a_table_has_its_name_the_one_before_is_its_own(log_dir, monkeypatch):
+    begin(log_dir)
+    end_epoch(log_dir, "1")
+    before = in_log_dir(log_dir)
+    replace = os.replace
+
+    def killed(source, target):
+        if target.name == "metrics.csv":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        end_epoch(log_dir, "2")
+    monkeypatch.undo()
+    begin(log_dir, goes_on=True)
+    assert in_log_dir(log_dir) == before
+
+
+def test_records_of_a_training_that_another_interrupted_are_kept_both_times(log_dir):
+    (log_dir / "model" / "last.ckpt").touch()
+    begin(log_dir, A)
+    end_epoch(log_dir, "of A", A)
+    begin(log_dir, B)
+    end_epoch(log_dir, "of B", B)
+    begin(log_dir, A, goes_on=True)
+    found = list(in_log_dir(log_dir).values())
+    assert (found.count("of A"), found.count("of B")) == (2, 2)
+    assert not (log_dir / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("how", ["ended", "last.ckpt removed"])
+def test_records_of_an_earlier_training_of_the_same_kind_are_kept(log_dir, how):
+    begin(log_dir)
+    (log_dir / "model" / "last.ckpt").touch()
+    end_epoch(log_dir, "earlier")
+    (log_dir / "model" / "last.ckpt").unlink()
+    if how == "ended":
+        Records(log_dir, A).end()
+        assert list((log_dir / "model").iterdir()) == []
+    begin(log_dir)
+    assert list(in_log_dir(log_dir).values()).count("earlier") == 2
+    assert not (log_dir / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("text", ["mine", "[]", "{}", '{"run": 1, "saved": 0, "files": {"a": 1}}'])
+def test_somebodys_file_in_the_place_of_the_hashes_is_kept_too(log_dir, text):
+    (log_dir / "model" / "records.json").write_text(text)
+    begin(log_dir)
+    (kept,) = (log_dir / "model").glob("records-*.json")
+    assert kept.read_text() == text
+    end_epoch(log_dir, "1")
+    Records(log_dir, A).end()
+    assert list((log_dir / "model").iterdir()) == [kept]
+
+
+def test_a_records_second_name_is_never_that_of_another_file(log_dir):
+    for number in range(3):
+        (log_dir / "metrics.csv").write_text("the same")
+        os.utime(log_dir / "metrics.csv", (1000, 1000))
+        begin(log_dir)
+        assert list(in_log_dir(log_dir).values()).count("the same") == number + 1
+
+
+def test_what_is_no_file_is_kept_too(log_dir):
+    (log_dir / "curves.png").mkdir()
+    (log_dir / "split.tsv").symlink_to("nowhere")
+    os.mkfifo(log_dir / "settings.yaml")
+    begin(log_dir)
+    kept = {path.name.split("-")[0]: path for path in log_dir.iterdir() if "-" in path.name}
+    assert kept["curves"].is_dir()
+    assert kept["split"].readlink().name == "nowhere"
+    assert kept["settings"].is_fifo()
+
+
+def test_killed_while_records_are_kept_the_rest_is_kept_the_next_time(log_dir, monkeypatch):
+    theirs = {name: f"somebody's {name}" for name in (*AT_BEGINNING, *BY_EPOCH)}
+    for name, text in theirs.items():
+        (log_dir / name).write_text(text)
+    rename, renamed = os.rename, []
+
+    def killed_after_one(*paths):
+        if renamed:
+            raise KeyboardInterrupt
+        renamed.append(paths)
+        rename(*paths)
+
+    monkeypatch.setattr(os, "rename", killed_after_one)
+    for _ in range(len(theirs) - 1):
+        renamed.clear()
+        with pytest.raises(KeyboardInterrupt):
+            begin(log_dir)
+        assert set(in_log_dir(log_dir).values()) == set(theirs.values())  # nothing is written
+    renamed.clear()
+    begin(log_dir)
+    assert set(in_log_dir(log_dir).values()) == {*theirs.values(), *OURS.values()}

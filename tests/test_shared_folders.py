@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from cryoseg.resuming import find_start, hand_over
 from cryoseg.volumes import written_aside
 from test_resuming import A, B, write
 from test_workflow import NAMES, RAW, Lab, fill
+from tracebacks import printed
 from train_model import train_model
 
 GROUP = 100
@@ -36,20 +38,25 @@ class SharedLab(Lab):
 
     def run_as(self, user, *arguments, fails=False):
         """Run snakemake as somebody of the group, with umask 002; returns all that it prints."""
+        with self.begun_as(user, *arguments) as run:
+            shown = run.communicate()[0]
+        return printed(run.returncode, shown, fails)
+
+    def begun_as(self, user, *arguments):
+        """The process of the same."""
         become = ("setpriv", f"--reuid={user}", f"--regid={GROUP}", "--clear-groups", *READ_ALL)
         home = self.folder.parent / f"home_{user}"
         home.mkdir(exist_ok=True)
         os.chown(home, user, GROUP)
-        done = subprocess.run(
+        return subprocess.Popen(
             [*become, *self.command(*arguments)],
             umask=0o002,
             env=os.environ | {"HOME": str(home), "USER": str(user)},
             cwd=self.folder,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
-        assert (done.returncode != 0) == fails, done.stdout + done.stderr
-        return done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -91,7 +98,6 @@ def test_a_folder_of_a_colleague_that_only_he_may_write_into_is_named(below, lab
         path.chmod(0o644)
     (lab.folder / below).chmod(0o755)
     shown = lab.run_as(BEN, *target, fails=True)
-    assert "Traceback" not in shown
     assert re.search(
         rf"{below}/{NAMES[0]}\S*: cannot be written \(Permission denied\); see to it that you may "
         rf"write into {below}\n",
@@ -100,6 +106,50 @@ def test_a_folder_of_a_colleague_that_only_he_may_write_into_is_named(below, lab
     assert "Trying to restart" not in shown
     (lab.folder / below).chmod(0o775)
     lab.run_as(BEN, *target)
+
+
+def test_notes_of_a_colleague_that_only_he_may_write_are_replaced(lab):
+    """Or what is done would not count, and be done again."""
+    target = ("--", f"scaled/{NAMES[0]}.mrc")
+    lab.run_as(ANNA, *target)
+    lab.write_tomogram(NAMES[0], seed=99)
+    for folder in (".snakemake/metadata", "benchmarks/raw/scale_tomogram"):
+        for path in (lab.folder / folder).iterdir():
+            path.chmod(0o644)
+    assert "cannot be written" not in lab.run_as(BEN, *target)
+    assert scaled_by(lab, NAMES[0]) == {BEN}
+    assert "Nothing to be done" in lab.run_as(BEN, *target)
+
+    times = lab.folder / "benchmarks" / "raw" / "scale_tomogram"
+    lab.write_tomogram(NAMES[0], seed=100)
+    os.chown(times, ANNA, GROUP)
+    times.chmod(0o755)
+    for path in times.iterdir():
+        os.chown(path, ANNA, GROUP)
+        path.chmod(0o644)
+    shown = lab.run_as(BEN, *target)
+    assert re.search(r"time that a job took is not noted: \S+: cannot be written", shown)
+    assert "Nothing to be done" in lab.run_as(BEN, *target)
+
+
+def test_notes_that_may_no_longer_be_written_cost_no_list_of_what_failed(lab):
+    """As where the working folder comes back read-only in the middle of a run."""
+    notes = lab.folder / ".snakemake"
+    lab.run_as(BEN, "-n")
+    with lab.begun_as(BEN, "--cores", "1", "--", "scale") as run:
+        while run.poll() is None and not (lab.folder / "scaled" / f"{NAMES[0]}.mrc").exists():
+            time.sleep(0.01)
+        folders = [path for path in (notes, *notes.rglob("*")) if path.is_dir()]
+        for path in folders:
+            path.chmod(0o555)
+        shown = run.communicate()[0]
+    for path in folders:
+        path.chmod(0o2775)
+    assert run.returncode
+    said = "what Snakemake notes there cannot be written (Permission denied); see to it"
+    assert said in shown.rpartition(" failed:\n")[2]
+    assert "Traceback" not in shown
+    lab.run_as(BEN, "scale")
 
 
 def replace_output():

@@ -4,11 +4,13 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from cryoseg.patches import PatchFile
 from cryoseg.processes import devices_of, own_command, start_processes
 from cryoseg.resuming import describe_run
 from cryoseg.training import SegmentationTraining
+from cryoseg.training_records import AT_BEGINNING, BY_EPOCH
 from cryoseg.training_run import transforms_of
 from kill import WritesInPlace
 from train_model import train_model, write_settings
@@ -413,14 +416,22 @@ def test_the_learning_rate_is_cryosiams(compat, monkeypatch):
 def test_what_is_written_before_the_processes_start_gets_its_name_when_it_is_complete(
     tmp_path, patches, monkeypatch
 ):
-    monkeypatch.setattr("train_model.start_processes", lambda *arguments: None)
+    told = []
+
+    def start(command, *arguments):
+        told.append(json.loads(Path(command[-1]).read_text()))
+
+    monkeypatch.setattr("train_model.start_processes", start)
     (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "processes.json").write_text("somebody's")
     writes = WritesInPlace(tmp_path)
     with pytest.raises(InputError, match="this training is finished and its model is not there"):
         train(tmp_path, patches, gpu_devices=2)
     writes.read()
     writes.close()
-    assert (tmp_path / "log" / "processes.json").exists()
+    assert told[0]["folder"] == str(tmp_path / "log")
+    (left,) = (tmp_path / "log").glob("processes*")
+    assert left.read_text() == "somebody's"
     assert not writes.found
 
 
@@ -459,6 +470,57 @@ def test_what_an_unfinished_training_left_is_kept_when_another_begins(tmp_path, 
         (kept,) = models.glob(f"{name}-*.ckpt")
         assert kept.read_bytes() == content
         assert kept.name in caplog.text
+
+
+RECORDS = (*AT_BEGINNING, *BY_EPOCH)
+
+
+def kept_records(folder):
+    """What is kept of others, or of earlier trainings, by the name that it had."""
+    kept = {}
+    for path in (folder / "log").iterdir():
+        if match := re.fullmatch(r"(\w+)-\d{8}-\d{6}-[0-9a-f]{8}(\.\w+)", path.name):
+            kept.setdefault("".join(match.groups()), []).append(path.read_bytes())
+    return kept
+
+
+def test_files_of_others_in_a_log_dir_are_kept(tmp_path, patches, caplog):
+    (tmp_path / "log").mkdir()
+    for name in RECORDS:
+        (tmp_path / "log" / name).write_text("somebody's own")
+    train(tmp_path, patches, configuration(max_epochs=1))
+    assert kept_records(tmp_path) == {name: [b"somebody's own"] for name in RECORDS}
+    assert f"what was left in {tmp_path}/log is kept as settings-" in caplog.text
+    assert len(rows_of(tmp_path)) == 1
+
+
+def test_records_of_an_earlier_training_are_kept(tmp_path, patches):
+    config = configuration(transforms=ALL_TRANSFORMS, max_epochs=1)
+    best = train(tmp_path, patches, config)
+    first = {name: (tmp_path / "log" / name).read_bytes() for name in RECORDS}
+    best.with_name("last.ckpt").unlink()
+    train(tmp_path, patches, config)  # anew, as the README says
+    # The rest is written as it was.
+    assert kept_records(tmp_path) == {name: [first[name]] for name in BY_EPOCH}
+
+
+def test_a_training_that_goes_on_keeps_its_own_records(tmp_path, patches, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    config = configuration(max_epochs=1)
+    monkeypatch.setattr("train_model.hand_over", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, patches, config)
+    last = tmp_path / "log" / "model" / "last.ckpt"
+    unfinished = torch.load(last, weights_only=True)
+    unfinished["callbacks"]["Checkpoints"]["finished"] = False
+    torch.save(unfinished, last)
+    before = {name: (tmp_path / "log" / name).read_bytes() for name in RECORDS}
+    monkeypatch.undo()
+    train(tmp_path, patches, config)
+    assert {name: (tmp_path / "log" / name).read_bytes() for name in RECORDS} == before
+    assert kept_records(tmp_path) == {}
 
 
 def test_a_number_turns_patches_about_each_axis():
@@ -580,17 +642,18 @@ def test_killed_while_the_model_is_handed_over_nothing_is_lost(tmp_path, patches
     assert own.exists()
 
 
-def test_a_job_that_slurm_ends_saves_its_last_step(tmp_path, patches):
-    """SIGTERM comes before SIGKILL; what was trained since the last checkpoint is not lost."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_told_to_end_saves_its_last_step(number, tmp_path, patches):
+    """By Slurm, before SIGKILL, or by Ctrl-C; what was trained since then is not lost."""
     config = configuration(max_epochs=500)
     job = in_process(tmp_path, patches, config)
     last = tmp_path / "log" / "model" / "last.ckpt"
     while not last.exists():
         assert job.is_alive()
         time.sleep(0.05)
-    os.kill(job.pid, signal.SIGTERM)
+    os.kill(job.pid, number)
     job.join(30)
-    assert job.exitcode == 128 + signal.SIGTERM
+    assert job.exitcode == 128 + number
     assert torch.load(last, weights_only=True)["global_step"] > 0
     assert not list(last.parent.glob(".*"))  # nothing half-written
 
@@ -630,7 +693,7 @@ def test_a_trainer_that_is_told_to_end_does_so_within_a_validation_too(tmp_path,
         steps = torch.load(models / "last.ckpt", weights_only=True)["global_step"]
         assert steps == rows_of(undisturbed)[1]["step"]
         assert not read_callback_state(models / "last.ckpt", "Checkpoints")["finished"]
-        assert [path.name for path in models.iterdir()] == ["last.ckpt"]
+        assert sorted(path.name for path in models.iterdir()) == ["last.ckpt", "records.json"]
         (ended / "validating-0").unlink()
     best = train(ended, patches, config)
     assert rows_but_for_time(ended) == rows_but_for_time(undisturbed)

@@ -5,10 +5,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryoseg.errors import brief
-from cryoseg.folders import disk_is_full, not_writable, refusal, some
+from cryoseg.errors import InputError, brief
+from cryoseg.folders import all_behind, disk_is_full, not_writable, refusal, some
+from cryoseg.joblog import STOPPED
 from cryoseg.slurm import JobRecord
-from cryoseg.table_lines import table_line
+from cryoseg.small_files import files_only
+from cryoseg.table_lines import check_replaceable, table_line
 from cryoseg.volumes import written_aside
 
 COLUMNS = ("rule", "tomogram", "kind", "reason", "node", "log", "slurm_job", "slurm_log")
@@ -34,7 +36,7 @@ CRASHES = {
 class Failure:
     """A job that failed.
 
-    log:   path of the log that its script wrote
+    log:   path of the log that its script wrote; empty for a target, which has no script
     slurm: what Slurm says of the cluster job that it was last in, or None for a local job
     said:  why its run could not begin or end it, where that is known
     """
@@ -56,14 +58,19 @@ def failure_lines(failures):
         tomogram = f" {failure.tomogram}" if failure.tomogram else ""
         place = f" on {failure.slurm.node}" if failure.slurm and failure.slurm.node else ""
         lines.append(f"  {failure.rule}{tomogram}{place}: {explain(failure)[1]}")
-        lines.append(f"    log: {failure.log}")
+        if failure.log:
+            lines.append(f"    log: {failure.log}")
         if failure.slurm and failure.slurm.log:
             lines.append(f"    Slurm's log: {failure.slurm.log}")
     return lines
 
 
 def write_failures(path, failures):
-    """Write a table (tab-separated, with a heading) of what failed."""
+    """Write a table (tab-separated, with a heading) of what failed.
+
+    Raises InputError where another file lies at ``path``.
+    """
+    check_replaceable(path, COLUMNS)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         file.write(table_line(COLUMNS))
@@ -106,6 +113,8 @@ def explain(failure):
     kind = kind or (record and KINDS.get(record.state))
     if kind:
         return kind, f"{kind}{_asked(kind, record)}{_last(lines)}"
+    if lines and STOPPED in lines[-1]:
+        return "cancelled", f"it was told to end{_last(lines)}; give the same command again"
     if lines is None and record is not None and record.last_line:
         return "error", f"it ended before its step began; Slurm's log ends: {record.last_line}"
     if not lines and (full := disk_is_full(Path(failure.log).parent)):
@@ -131,8 +140,9 @@ def why_not_begun(inputs, outputs, error):
             f"{some(gone)} {what} gone since the run began; bring back what is missing, then give "
             "the same command again"
         )
-    if isinstance(error, OSError) and (said := refusal(error)):
-        return said
+    for each in all_behind(error):  # Snakemake's own, where it cannot make a folder
+        if isinstance(each, OSError) and (said := refusal(each)):
+            return said
     fixed = [path for path in outputs if os.path.exists(path) and not os.access(path, os.W_OK)]
     return not_writable(fixed[0], errno.EACCES) if fixed else brief(error)
 
@@ -142,9 +152,9 @@ def _lines(log, since):
     try:
         if since is not None and os.path.getmtime(log) < since:
             return None  # of an earlier try
-        with open(log, encoding="utf-8", errors="replace") as file:
+        with open(log, encoding="utf-8", errors="replace", opener=files_only) as file:
             return [line.strip() for line in file if line.strip()]
-    except OSError:
+    except (OSError, InputError):
         return None
 
 
@@ -170,7 +180,7 @@ def _last(lines):
 def names_input_error(log):
     """Whether a log says what the user must mend, so that another try would fail alike."""
     try:
-        with open(log, encoding="utf-8", errors="replace") as file:
+        with open(log, encoding="utf-8", errors="replace", opener=files_only) as file:
             return any(line.startswith("error: ") for line in file)
-    except OSError:
+    except (OSError, InputError):
         return False

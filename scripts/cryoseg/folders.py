@@ -112,7 +112,7 @@ def unwritable(folder):
 def not_writable(path, number):
     """A sentence about a file or folder that the system does not let somebody write or remove.
 
-    number: the system's, of REFUSED
+    number: the system's, mostly one of REFUSED
     """
     folder = os.path.dirname(path) or "."
     why = os.strerror(number)
@@ -178,11 +178,31 @@ def _free(folder):
 
 def is_full_disk(error):
     """Whether an exception, or one that led to it, is that a disk is full."""
+    return any(getattr(each, "errno", None) in FULL for each in all_behind(error))
+
+
+def all_behind(error):
+    """An exception, and those that led to it."""
     while error is not None:
-        if getattr(error, "errno", None) in FULL:
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
+
+
+def why_no_notes(error):
+    """Why what Snakemake keeps in its working folder cannot be written, as a sentence, or None.
+
+    error: the exception of that, or one that it led to
+    """
+    folder = Path(".snakemake").resolve()
+    if is_full_disk(error):
+        return no_space_for_notes(folder)
+    for each in all_behind(error):
+        if getattr(each, "errno", None) in REFUSED:
+            return (
+                f"{folder}: what Snakemake notes there cannot be written "
+                f"({os.strerror(each.errno)}); see to it that you may write into all that is in it"
+            )
+    return None
 
 
 def unusable(name, *forbidden):

@@ -9,15 +9,18 @@ from collections import defaultdict
 from itertools import islice
 from pathlib import Path
 
-from cryoseg.errors import InputError, printable, shortened
+from cryoseg.errors import ChangedError, InputError, printable, shortened
 from cryoseg.folders import some
 from cryoseg.provenance import FOLDER, HEADER_BYTES, read_record, sha256
 
+# Files of a kind that are named, in one line if they are few.
+MOST_NAMED, MOST_IN_A_LINE = 20, 3
 # How files are told that have room for a word on who made them, and what volumes.write_mrc writes.
 HDF5, MRC, MRC_SIGNATURE = b"\x89HDF\r\n\x1a\n", slice(208, 212), b"Written by cryoseg"
-# Seconds by which copies of one time of change may differ.
-SAME_TIME = 2
-# Files that are read to compare them with their records, before a run begins.
+# Seconds by which Snakemake's note of a time of change may differ from the file's, by rounding.
+SAME_TIME = 1e-4
+# Files that are read to compare them with their records before a run begins; of others this is done
+# when their job does.
 MOST_READ = 100
 
 
@@ -39,34 +42,24 @@ def recorded_or_not(outputs):
     return tuple(map(sorted, found))
 
 
-def changed_since(recorded):
+def changed_since(recorded, times_of, most=None):
     """Those of the outputs with a record that are no longer what it is of.
 
-    A file is read only where its time of change says that it is not what the job left; and no more
-    than a hundred are, as those of a folder that was copied without its times are all like that.
+    times_of: function that gives the times of change of a path when its job was done, as far as
+              they are noted
+    most:     how many files are read, at most
+    A file is read only where its time of change is not a noted one: in a folder that was copied
+    without its times, all are.
     """
-    odd = (path for path in recorded if not _fits_in_time(path))
-    return [path for path in islice(odd, MOST_READ) if not _is_as_recorded(path)]
+    odd = ((path, times) for path in recorded if not has_time(path, times := times_of(path)))
+    return [path for path, times in islice(odd, most) if not _is_as_recorded(path, bool(times))]
 
 
-def _fits_in_time(path):
-    """Whether a file was last changed in the hour before its record was written, as ours are."""
-    folder, slash, name = path.rpartition("/")  # record_path is slow for tens of thousands
-    seconds = _time_of(f"{folder}{slash}{FOLDER}/{name}.json") - _time_of(path)
-    return -SAME_TIME < seconds < 3600
+def _is_as_recorded(path, is_noted):
+    """Whether a file is what its record is of, by its hash.
 
-
-def _time_of(path):
-    try:
-        return os.stat(path).st_mtime
-    except OSError:  # such as a link to nothing
-        return 0
-
-
-def _is_as_recorded(path):
-    """Whether a file is what its record is of; of files without a hash, whether it says it is ours.
-
-    Records of other working folders spell paths in another way.
+    Of files without one: whether it says that it is ours, unless its time of change is noted, and
+    another one by now. Records of other working folders spell paths in another way.
     """
     if not os.path.isfile(path):  # a pipe would be waited for
         return False
@@ -76,19 +69,26 @@ def _is_as_recorded(path):
             return True
         outputs, name = record["outputs"], os.path.basename(path)
         hashes = {each.get("sha256") for each in outputs if os.path.basename(each["path"]) == name}
-        return is_signed(path) if None in hashes else sha256(path) in hashes
-    except InputError:
-        return is_signed(path)
-    except OSError:
+        if None in hashes:
+            return not is_noted and is_signed(path)
+        return sha256(path) in hashes
+    except (ChangedError, OSError):  # somebody writes it now
         return False
+    except InputError:  # of its record
+        return not is_noted and is_signed(path)
 
 
 def _names_in(folder):
-    """Set of the names in a folder; empty where it is none."""
+    """Set of the names in a folder; empty where it is none. InputError where it does not tell."""
     try:
         return set(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return set()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be listed ({os.strerror(error.errno)}), so that nobody can tell "
+            "whose files lie there; see to it that you may read it"
+        ) from error
 
 
 def is_signed(path):
@@ -110,6 +110,11 @@ def is_signed(path):
     return MRC_SIGNATURE in start if start[MRC] == b"MAP " else True
 
 
+def is_empty(path):
+    """Whether there is a file without a byte, as marks are."""
+    return os.path.isfile(path) and os.path.getsize(path) == 0
+
+
 def _names_its_maker(path):
     """Whether an HDF5 file has the attribute of provenance.attributes_of that tells versions."""
     from cryoseg.hdf5_files import damage_named, open_hdf5  # which plans can mostly do without
@@ -119,10 +124,14 @@ def _names_its_maker(path):
     return isinstance(told, str) and '"cryoseg"' in told
 
 
-def has_time(path, seconds):
-    """Whether a file was last changed at a time, as Snakemake notes it of what a job wrote."""
+def has_time(path, times):
+    """Whether a file was last changed at one of the times, in seconds since 1970.
+
+    As Snakemake notes them of what a job wrote.
+    """
     try:
-        return abs(os.stat(path).st_mtime - seconds) < SAME_TIME
+        changed = os.stat(path).st_mtime
+        return any(abs(changed - seconds) < SAME_TIME for seconds in times)
     except OSError:
         return False
 
@@ -138,8 +147,19 @@ def has_dated_copy(model):
     return bool(dated) and model.is_file() and sha256(model)[:8] in dated
 
 
+def refusal_of_a_job(files):
+    """What to tell of outputs of a job that were put or changed there since the run was planned."""
+    names = shortened(printable(some(files)))
+    return (
+        f"{names}: put there or changed by others since cryoseg made it, and this job would "
+        "replace it; move it to another folder, then give the same command again"
+    )
+
+
 def refusal(foreign, changed, models):
     """What to tell of files that a run would replace, and of models it would take for its own.
+
+    Up to 20 of a kind are named, and how many there are.
 
     foreign: paths of files that cryoseg did not make
     changed: paths of files that are no longer what it made
@@ -154,7 +174,13 @@ def refusal(foreign, changed, models):
     ):
         if files:
             these = "this file" if len(files) == 1 else f"these {len(files)} files"
-            lines.append(f"  {what} {these}: {shortened(printable(some(files)))}")
+            named = [shortened(printable(path)) for path in files[:MOST_NAMED]]
+            if len(files) > len(named):
+                named.append(f"and {len(files) - len(named)} more")
+            if len(files) > MOST_IN_A_LINE:
+                lines += [f"  {what} {these}:", *(f"    {each}" for each in named)]
+            else:
+                lines.append(f"  {what} {these}: {some(named)}")
     lines.append(
         "  they would be replaced, or pass for what was asked for; move them to another folder, or "
         "name another one in the configuration"

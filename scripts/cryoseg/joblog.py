@@ -30,6 +30,8 @@ SECONDS_BETWEEN_LOOKS = 0.5
 SHELLS = ("sh", "bash", "dash", "zsh")
 # How logs are written.
 TEXT = {"encoding": "utf-8", "errors": "backslashreplace", "buffering": 1}
+# What the log of a job says last that was told to end; then, the signal's number.
+STOPPED = "terminated by signal"
 # The variable that tells a process which other one it must not outlive.
 RUN = "CRYOSEG_RUN"
 
@@ -45,21 +47,21 @@ def log_to(path):
     included. Messages of the logger ``cryoseg`` stand there with time and level. A failure ends
     the process with exit status 1: an InputError as one line ``error: ...`` in the log and on the
     original stderr; any other exception with its traceback in the log and its last line, or how
-    much memory it lacked, on the original stderr. SIGTERM (Slurm's first signal) ends the block as
-    an exception does, so that half-written files are removed. So does the end of the process that
-    started this one: of a run that is killed, no job is to go on beside those of the next run.
+    much memory it lacked, on the original stderr. SIGTERM (Slurm's first signal) and SIGINT (that
+    of Ctrl-C) end the block as an exception does, so that half-written files are removed. So does
+    the end of the process that started this one: of a run that is killed, no job is to go on beside
+    those of the next run.
     """
-    with _descriptors_into(path) as log, _logging_into(log), _sigterm_as_exit(), _not_alone():
+    with _descriptors_into(path) as log, _logging_into(log), _signals_as_exit(), _not_alone():
         try:
             yield
             return
-        except KeyboardInterrupt:
-            print("interrupted", file=log)
-            raise SystemExit(130) from None
         except Exception as error:
             reason, details = _reason(error, Path(path).parent)
             with suppress(OSError):  # a disk that is full, of which the reason tells
                 print(details, file=log)
+            if is_full_disk(error):  # HDF5 cannot write in the end what it holds; that is said
+                sys.unraisablehook = lambda unraisable: None
         print(reason, file=_original_stderr)
     raise SystemExit(1)
 
@@ -176,22 +178,34 @@ def _logging_into(log):
         logger.setLevel(level)
 
 
+def signals_to_end():
+    """The signals that tell this process to end: SIGTERM, and SIGINT unless it is to be ignored.
+
+    As it is by what a script starts in the background.
+    """
+    asked = (signal.SIGTERM, signal.SIGINT)
+    return [each for each in asked if signal.getsignal(each) is not signal.SIG_IGN]
+
+
 @contextmanager
-def _sigterm_as_exit():
-    """Make SIGTERM raise SystemExit, so that context managers clean up."""
+def _signals_as_exit():
+    """Make SIGTERM and SIGINT raise SystemExit, so that context managers clean up."""
 
     job = os.getpid()
 
     def leave(number, frame):
-        if os.getpid() == job:  # workers that were forked are ended this way in good order
-            logger.error("terminated by signal %d", number)
+        if os.getpid() == job:  # workers that were forked are ended in good order
+            logger.error("%s %d", STOPPED, number)
+        elif number == signal.SIGINT:  # a terminal's goes to all; the job needs them to finish
+            return
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {each: signal.signal(each, leave) for each in signals_to_end()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, answer in before.items():
+            signal.signal(each, answer)
 
 
 @contextmanager

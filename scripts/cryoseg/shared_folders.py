@@ -1,49 +1,60 @@
 """Output folders that runs of several working folders write into, and what tells them of it.
 
 Snakemake locks its own working folder, and knows nothing of runs elsewhere. So each run leaves a
-note in every output folder that lies outside its working folder; whoever comes next reads it.
+note in every output folder that lies outside its working folder; whoever comes next reads it. Of
+the run in whose working folder an output folder lies, its Snakemake's notes tell.
 """
 
+import binascii
 import hashlib
 import json
 import os
+from base64 import urlsafe_b64decode
 from contextlib import suppress
 from pathlib import Path
 
 from cryoseg.errors import InputError
 from cryoseg.folders import some
 from cryoseg.provenance import canonical, flattened
+from cryoseg.small_files import read_json
 from cryoseg.training_stages import training_folders
 from cryoseg.volumes import written_aside
 
 NOTES = ".cryoseg_runs"
 # Settings that change how fast a step goes, and nothing that it writes.
 SPEED = ("device", "memory_gb", "tile_size", "num_workers", "cache_rate", "checkpoint_minutes")
+REPLACED = (
+    "what one has made the other takes for its own (snakemake verify tells) or replaces: name "
+    "another folder"
+)
 
 
 def entries_by_folder(stages):
-    """{folder outside the working folder: {section.entry: its settings}} of what is written."""
+    """{whole path of a folder: {section.entry: its settings}} of what is written."""
     places = [(writer.section, writer.name, writer.folder) for writer in stages.writers]
     places += [
         ("train", name, training_folders(entry)["logs"]) for name, entry in stages.train.items()
     ]
     found, here = {}, os.getcwd()
     for section, name, folder in places:
-        if os.path.isabs(folder) and folder != here:
+        if os.path.abspath(folder) != here:
             settings = json.loads(canonical(getattr(stages, section)[name]))
-            found.setdefault(folder, {})[f"{section}.{name}"] = settings
+            found.setdefault(os.path.abspath(folder), {})[f"{section}.{name}"] = settings
     return found
 
 
 def leave_notes(entries):
-    """Leave a note in each folder that this run writes into; entries: as of entries_by_folder.
+    """Leave a note in each folder outside the working folder that this run writes into.
 
+    entries: as of entries_by_folder
     Each run has a file of its own there, so that two that begin at once do not undo each other's.
     Yields sentences about folders where that is not possible: a run that finds all that it wants
     there needs no right to write.
     """
     here = os.getcwd()
     for folder, settings in entries.items():
+        if folder.startswith(f"{here}/"):
+            continue
         note = _note_of(folder, here)
         content = {"run": here, "entries": settings}
         try:
@@ -74,6 +85,11 @@ def others_in(entries):
                 continue
             if other and other["run"] != here and os.path.isdir(other["run"]):
                 yield _sentence(folder, note, other, settings)
+        if run := _run_around(folder, here):
+            yield (
+                f"{folder}: the run in {run} writes there too, with settings that are not known "
+                f"here; {REPLACED}, unless the settings are the same"
+            )
 
 
 def other_runs(entries):
@@ -88,16 +104,44 @@ def other_runs(entries):
                 other = _read(note)
                 if other and other["run"] != here and os.path.isdir(other["run"]):
                     yield folder, other["run"]
+        if run := _run_around(folder, here):
+            yield folder, run
+
+
+def _run_around(folder, here):
+    """The other working folder that a folder lies in, if a run there has written into it; or None.
+
+    By the names of Snakemake's notes, which are the paths of its outputs.
+    """
+    for parent in map(str, Path(folder).parents):
+        inside = os.path.relpath(folder, parent) + "/"
+        with suppress(OSError):  # there are none, or they are nobody else's business
+            notes = os.listdir(Path(parent, ".snakemake", "metadata")) if parent != here else ()
+            if any(_output_of(note).startswith(inside) for note in notes):
+                return parent
+    return None
+
+
+def _output_of(note):
+    """The output that a note of Snakemake is of; of long ones the beginning."""
+    try:
+        # Cut at any length where a name would be too long.
+        text = note.removeprefix("@")
+        return urlsafe_b64decode(text[: len(text) // 4 * 4]).decode(errors="replace")
+    except binascii.Error:  # somebody else's file
+        return ""
 
 
 def _read(note):
     """What a note says; None where there is none. Raises InputError where it is no note."""
     try:
-        found = json.loads(note.read_text(encoding="utf-8"))
+        found = read_json(note, remedy="delete it")
         return {"run": str(found["run"]), "entries": dict(found["entries"])}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{note}: it is no note of a run ({error}); delete it") from error
 
 
@@ -107,8 +151,7 @@ def _sentence(folder, note, other, settings):
     ]
     how = f"with other settings ({some(differing)})" if differing else "with the same settings"
     remedy = (
-        "what is there already is not made anew and may be the other's (snakemake verify tells): "
-        "name another folder"
+        REPLACED
         if differing
         else "what one has made the other goes on with; do not let them run at the same time"
     )

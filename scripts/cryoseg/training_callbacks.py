@@ -10,9 +10,9 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from cryoseg.joblog import logger
+from cryoseg.joblog import STOPPED, logger, signals_to_end
 from cryoseg.synchronised_norm import together
-from cryoseg.training_figures import draw_curves, save_figure
+from cryoseg.training_figures import draw_curves, write_png
 from cryoseg.volumes import written_aside
 
 SECONDS_BETWEEN_LINES = 60  # of the log, within an epoch
@@ -32,14 +32,14 @@ class WrittenAsideIO(TorchCheckpointIO):
 class History(Callback):
     """Keeps a row of numbers per epoch; writes them as table and curves, and into the log.
 
-    folder: gets metrics.csv and curves.png
+    records: training_records.Records, which gets metrics.csv and curves.png
 
     The rows are kept in the checkpoint, so that an interrupted training's are those of an
     uninterrupted one.
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
+    def __init__(self, records):
+        self.records = records
         self.rows, self.sums, self.steps, self.seconds = [], {}, 0, 0.0
         self._last_line = self._resumed = time.monotonic()
         self._last_drawing = -math.inf
@@ -84,24 +84,29 @@ class History(Callback):
             logger.info("epoch %d of %d: %s", row["epoch"], trainer.max_epochs, _spoken(row))
             self.write()
             if time.monotonic() - self._last_drawing > SECONDS_BETWEEN_DRAWINGS:
-                save_figure(self.folder / "curves.png", draw_curves(self.rows))
+                self.draw()
                 self._last_drawing = time.monotonic()
 
     def on_train_end(self, trainer, module):
         if trainer.is_global_zero and self.rows:
             self.write()
-            save_figure(self.folder / "curves.png", draw_curves(self.rows))
+            self.draw()
 
     def write(self):
         """Write all rows as a table; a number that an epoch lacks is an empty field."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with written_aside(self.folder / "metrics.csv") as aside, open(aside, "w", newline="") as f:
-            writer = csv.DictWriter(f, columns, restval="")
+        with self.records.written("metrics.csv") as aside, open(aside, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(
                 {k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
                 for row in self.rows
             )
+
+    def draw(self):
+        """Draw the rows as curves."""
+        with self.records.written("curves.png") as aside:
+            write_png(aside, draw_curves(self.rows))
 
 
 def _validation_progress(trainer):
@@ -122,8 +127,8 @@ class Checkpoints(Checkpoint):
     """Writes last.ckpt and the best model so far, and ends the training when it is asked to.
 
     folder:  gets last.ckpt, at each epoch's end, every ``minutes`` in between, and when the
-             process gets SIGTERM; and best_so_far.ckpt, at each validation with a smaller loss.
-             A validation that SIGTERM cuts short is done anew by who goes on from last.ckpt
+             process gets SIGTERM or SIGINT; and best_so_far.ckpt, at each validation with a smaller
+             loss. A validation that they cut short is done anew by who goes on from last.ckpt
     run:     what the training is of, plain values; kept in the checkpoint, so that no other
              training goes on from it
     without_validation: every epoch's end is the best so far
@@ -134,7 +139,7 @@ class Checkpoints(Checkpoint):
         self.run, self.minutes, self.without_validation = run, minutes, without_validation
         self.best_loss, self.best_epoch, self.finished = math.inf, None, False
         self._saved = time.monotonic()
-        self._asked_to_stop = False
+        self._asked_to_stop = 0  # or the number of the signal
         self._shared_batches = 0
 
     @property
@@ -149,20 +154,22 @@ class Checkpoints(Checkpoint):
         self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
 
     def on_train_start(self, trainer, module):
-        # Lightning's own answer to SIGTERM can leave processes waiting for each other.
-        self._answer_before = signal.signal(signal.SIGTERM, self._note_signal)
+        # Lightning's own answers can leave processes waiting for each other, and save nothing.
+        note = self._note_signal
+        self._answers_before = {each: signal.signal(each, note) for each in signals_to_end()}
         self._saved = time.monotonic()
         self._validate_last_epoch(trainer)  # which may be gone on with
 
     def on_train_end(self, trainer, module):
-        signal.signal(signal.SIGTERM, self._answer_before)
+        for each, answer in self._answers_before.items():
+            signal.signal(each, answer)
 
     def _note_signal(self, number, frame):
-        self._asked_to_stop = True
+        self._asked_to_stop = number
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         late = time.monotonic() - self._saved > 60 * self.minutes
-        module.requests = [float(self._asked_to_stop), float(late)]
+        module.requests = [float(bool(self._asked_to_stop)), float(late)]
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         stop, save = module.agreed
@@ -200,7 +207,7 @@ class Checkpoints(Checkpoint):
 
     def _agreed_to_stop(self, module):
         """Whether any process was told to end; all of them must ask."""
-        asked = torch.tensor(float(self._asked_to_stop), device=module.device)
+        asked = torch.tensor(float(bool(self._asked_to_stop)), device=module.device)
         return bool(together(asked) > 0)
 
     def on_validation_end(self, trainer, module):
@@ -223,8 +230,9 @@ class Checkpoints(Checkpoint):
         self._saved = time.monotonic()
 
     def _leave(self, trainer):
+        number = self._asked_to_stop or signal.SIGTERM  # of another process of this training
         logger.error(
-            "terminated by signal %d after step %d; the same job, submitted again, continues there",
-            signal.SIGTERM, trainer.global_step,
+            "%s %d after step %d; the same job, submitted again, continues there",
+            STOPPED, number, trainer.global_step,
         )  # fmt: skip
-        raise SystemExit(128 + signal.SIGTERM)
+        raise SystemExit(128 + number)

@@ -112,6 +112,11 @@ def _figure(width, height):
 
 
 def save_figure(path, figure):
-    """Write a figure as PNG."""
+    """Write a figure as PNG; the file gets its name when it is complete."""
     with written_aside(path) as aside:
-        figure.savefig(aside, dpi=110)
+        write_png(aside, figure)
+
+
+def write_png(path, figure):
+    """Write a figure as PNG, at once."""
+    figure.savefig(path, dpi=110)

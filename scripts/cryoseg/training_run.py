@@ -27,6 +27,7 @@ from cryoseg.training_data import (
     validation_loader,
 )
 from cryoseg.training_figures import draw_samples, save_figure
+from cryoseg.training_records import Records
 
 SAMPLES_SHOWN = 8
 MOST_READERS = 8
@@ -234,7 +235,7 @@ def _launched_by(nodes):
 
 def _callbacks(folder, run, learning, minutes, validated):
     callbacks = [
-        History(folder),
+        History(Records(folder, run)),
         Checkpoints(folder / "model", run, minutes, without_validation=not validated),
     ]
     if learning["patience"] is not None:

@@ -21,6 +21,7 @@ HARMLESS = (MATCHES, NOT_MADE)
 class Finding:
     """What was found of an output; status: matches, changed, made of an outdated file, missing,
     unreadable, not made yet or no record
+    foreign: what lies there is not known to be what a job left, so that a run would not replace it
     """
 
     output: str
@@ -28,6 +29,7 @@ class Finding:
     tomogram: str | None
     status: str
     reason: str = ""
+    foreign: bool = False
 
     @property
     def harmless(self):
@@ -47,7 +49,8 @@ def verify(steps, follow=None):
             try:
                 records[output] = read_record(output)
             except InputError as error:
-                findings[output] = _finding(output, step, "no record", str(error))
+                foreign = os.path.lexists(output)
+                findings[output] = _finding(output, step, "no record", str(error), foreign)
     hashes = _hash_all([record for record in records.values() if record], follow)
     for step in steps:
         for output in _paths(step.outputs):
@@ -76,7 +79,7 @@ def _hash_all(records, follow):
 
 def _begin_or_none(path, part):
     try:
-        return begin_sha256(path, part)
+        return begin_sha256(path, part) if os.path.isfile(path) else None
     except OSError:
         return None
 
@@ -86,18 +89,19 @@ def _judge(output, step, record, hashes):
         return _finding(output, step, NOT_MADE)
     if record is None:
         reason = "nothing tells what it was made of; it is of an earlier version, or was put there"
-        return _finding(output, step, "no record", reason)
+        return _finding(output, step, "no record", reason, foreign=True)
     if not os.path.exists(output):
         return _finding(output, step, "missing", f"it was made on {record['date']}, and is gone")
     if trouble := _unreadable(output):
-        return _finding(output, step, "unreadable", trouble)
+        return _finding(output, step, "unreadable", trouble, foreign=True)
+    own = list(_changed_outputs(output, record, hashes))
     reasons = [
-        *_changed_outputs(output, record, hashes),
+        *own,
         *_changed_inputs(step, record, hashes),
         *_changed_settings(step, record),
     ]
     status = "changed" if reasons else MATCHES
-    return _finding(output, step, status, "; ".join(reasons))
+    return _finding(output, step, status, "; ".join(reasons), foreign=bool(own))
 
 
 def _unreadable(path):
@@ -205,8 +209,21 @@ def finding_lines(findings):
     return [*lines, f"{len(findings)} outputs: {total or 'there are none'}"]
 
 
-def _finding(output, step, status, reason=""):
-    return Finding(output, step.name, step.tomogram, status, reason)
+def advice(findings):
+    """What to do about outputs that do not match, as a sentence."""
+    anew = "run snakemake to make them anew, and name steps that it takes for done: -R STEP"
+    foreign = sum(each.foreign for each in findings)
+    if not foreign:
+        return anew[0].upper() + anew[1:]
+    return (
+        f"{foreign} of them may not be what a job left, and snakemake refuses to replace such "
+        "files: move them to another folder (name that one in the configuration to work with "
+        f"them), or delete them; then {anew}"
+    )
+
+
+def _finding(output, step, status, reason="", foreign=False):
+    return Finding(output, step.name, step.tomogram, status, reason, foreign)
 
 
 def _paths(files):
