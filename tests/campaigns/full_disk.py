@@ -9,11 +9,9 @@ how many bytes are free; no file may have a final name and be cut short. Then th
 large, and the plain command must end well and leave what an undisturbed run leaves.
 """
 
-import argparse
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,8 +31,11 @@ from kill import (
     fill,
     finish,
     left_over,
+    play,
+    read_options,
     start,
 )
+from tracebacks import tracebacks
 
 LARGE = 100_000
 # Kilobytes; with more, steps that write small files would not notice that the disk is nearly full.
@@ -48,16 +49,26 @@ SENTENCE = re.compile(
 
 @contextmanager
 def small_disk(folder, kilobytes):
-    """Mount an empty disk of so many kilobytes at a folder, which may not exist yet."""
+    """Mount an empty disk of so many kilobytes at a folder, which may not exist yet.
+
+    What is on it is gone afterwards, but for a find, which somebody will want to look at.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    kept = folder.with_name(f"{folder.name} kept")
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder], check=True
     )
     try:
         yield folder
+    except FoundError:
+        copied(folder, kept)
+        raise
     finally:
         # Lazily, as HDF5 holds on to a file that it could not complete.
         subprocess.run(["umount", "--lazy", folder], check=True)
+        if kept.exists():
+            folder.rmdir()
+            kept.rename(folder)
 
 
 def enlarge(folder, kilobytes):
@@ -105,10 +116,9 @@ def run_until_full(lab, watch, chance, files, needed):
 
 
 def failed_steps(said):
-    """{step: reason} by the summary at the end of a failed run."""
+    """Sentences, STEP TOMOGRAM: REASON, of the summary at the end of a failed run."""
     summary = said.rpartition(" failed:\n")[2] if " failed:\n" in said else ""
-    lines = re.findall(r"^  (?! )([\w ]+?)(?: (?:TS_\d+))?: (.*)$", summary, re.MULTILINE)
-    return dict(lines)
+    return re.findall(r"^  (?! )([\w ]+: .*)$", summary, re.MULTILINE)
 
 
 def one_round(folder, seed, inputs, reference, targets=WHOLE):
@@ -141,14 +151,14 @@ def one_round(folder, seed, inputs, reference, targets=WHOLE):
 
 def judged(said):
     """Sentences about what a run on a full disk said; FoundError where that does not help."""
-    steps = [f"{step}: {reason}" for step, reason in failed_steps(said).items()]
+    steps = failed_steps(said)
     if not SENTENCE.search(said):
         raise FoundError(f"it does not say that the disk is full: {steps}\n{said[-3000:]}")
     wrong = [step for step in steps if not SENTENCE.search(step)]
     if wrong:
         raise FoundError(f"of the steps that failed, these say something else: {wrong}")
-    if "Traceback" in said:
-        raise FoundError(f"there is a traceback:\n{said[-3000:]}")
+    if found := tracebacks(said):
+        raise FoundError(f"there is a traceback: {found[:5]}\n{said[-3000:]}")
     return steps or SENTENCE.findall(said)
 
 
@@ -160,32 +170,20 @@ def kilobytes(folder):
 
 def campaign(rounds, seed, targets=WHOLE, keep=False):
     """Rounds of full disks, numbered from ``seed``; returns (what happened in each, finds)."""
-    happened, finds = [], []
     with tempfile.TemporaryDirectory() as top:
         inputs = fill(Path(top, "inputs")).folder
         with small_disk(Path(top, "reference", "lab"), LARGE) as reference:
             copied(f"{inputs}/.", reference)
             finish(KilledLab(reference, targets))
-            for number in range(seed, seed + rounds):
-                folder, started = Path(top, str(number)), time.monotonic()
-                try:
-                    outcome = "; ".join(one_round(folder, number, inputs, reference, targets))
-                    happened.append(outcome)
-                except FoundError as error:
-                    finds.append(f"round {number}: {error}")
-                    outcome = f"FOUND: {error}"
-                    if keep:
-                        shutil.copy(folder / "run.log", Path(tempfile.mkdtemp(prefix="full_")))
-                print(f"{number:5} {time.monotonic() - started:5.0f} s  {outcome}", flush=True)
-    return happened, finds
+
+            def full(folder, number):
+                return "; ".join(one_round(folder, number, inputs, reference, targets))
+
+            return play(full, rounds, seed, top, keep)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0, help="of the first round; then 1 more")
-    parser.add_argument("--keep", action="store_true", help="keep the output of what has a find")
-    options = parser.parse_args()
+    options = read_options(__doc__, rounds=8)
     _, finds = campaign(options.rounds, options.seed, keep=options.keep)
     print(f"{options.rounds} rounds, {len(finds)} finds")
     sys.exit(bool(finds))

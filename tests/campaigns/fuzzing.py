@@ -15,6 +15,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import struct
@@ -33,6 +34,7 @@ from pathlib import Path
 import hypothesis
 import mrcfile
 import numpy as np
+import psutil
 import yaml
 from hypothesis import strategies as st
 from mrcfile.dtypes import HEADER_DTYPE
@@ -45,17 +47,20 @@ sys.path.extend(path for path in PATHS if path not in sys.path)
 from cryoseg import plan  # noqa: E402
 from cryoseg.checkpoints import load_network, read_callback_state  # noqa: E402
 from cryoseg.configuration import check_syntax, read_configuration  # noqa: E402
-from cryoseg.errors import InputError  # noqa: E402
+from cryoseg.errors import InputError, printable  # noqa: E402
 from cryoseg.job_resources import header_shape  # noqa: E402
 from cryoseg.label_making import particles_in  # noqa: E402
 from cryoseg.labels import ClassLabels  # noqa: E402
 from cryoseg.tomogram_checks import check_tomogram  # noqa: E402
 from cryoseg.volumes import Volume, open_label_volume, open_mask, open_volume  # noqa: E402
 from scale_tomogram import scale_tomogram  # noqa: E402
+from tracebacks import tracebacks  # noqa: E402
 
 SECONDS, SECONDS_OF_CLOCK = 10, 60
 # Characters of a message; a value that is quoted in it must not fill a terminal.
 LONGEST_MESSAGE = 2000
+# Of addresses, which no text of a megabyte takes more of.
+MOST_BYTES = 10**9
 SHAPE = (4, 5, 6)
 # What a shell, Snakemake, a table or a path would take for more than a name.
 ODD_NAMES = (
@@ -169,7 +174,7 @@ def answered(read, path, names=names_it):
     if said is None:
         return True
     assert names(path, said), f"the message names no file: {said}"
-    assert "Traceback" not in said
+    assert not tracebacks(said), said
     longest = max(map(len, said.splitlines()))
     assert longest <= LONGEST_MESSAGE, f"a message of {longest} characters: {said[:300]}"
     return False
@@ -474,6 +479,48 @@ def odd_yaml(draw):
     return "\n".join(lines).encode()
 
 
+# What holds others, {}, in a list or a mapping, or merges them.
+HOLDS = ("[{}]", "{{k: [{}]}}", "!!pairs [k: [{}]]", "!!omap [k: [{}]]", "{{<<: [{}]}}",
+         "[{{<<: [{}]}}]")  # fmt: skip
+MOST_OF_IT = 900_000  # characters
+
+
+@st.composite
+def growing_yaml(draw):
+    """YAML of less than a megabyte of which far more would be made, if nobody counted.
+
+    A value of many or long parts, and over and over one that holds the one before many times; or
+    many values of a tag that is written once.
+    """
+    sizes = st.sampled_from((1, 10, 1000, 15_000, 200_000))
+    size, times = draw(sizes), draw(sizes)
+    few = min(size, 15_000)
+    first = draw(
+        st.sampled_from(
+            (
+                size * "x",
+                f"{{? {size * 'x'}\n  : 1}}",
+                f"{{{', '.join(f'k{number}: 1' for number in range(few))}}}",
+                f"[{few * '1, '}]",
+                None,
+            )
+        )
+    )
+    if first is None:
+        lines = [f"%TAG !e! tag:{size * 'x'}", "---", f"a: [{min(times, 90_000) * '!e!a b, '}]"]
+        return "\n".join(lines).encode()
+    lines, left = [f"a0: &a0 {first}"], MOST_OF_IT - len(first)
+    for number in range(1, draw(st.sampled_from((2, 2, 2, 10, 1200)))):
+        held = number if draw(st.integers(0, 9)) == 0 else number - 1  # itself, or the one before
+        others = times * f"*a{held}, "
+        lines.append(f"a{number}: &a{number} {draw(st.sampled_from(HOLDS)).format(others)}")
+        left -= len(lines[-1])
+        if left < 0:
+            lines.pop()
+            break
+    return "\n".join(lines).encode()
+
+
 def with_odd_yaml(draw, text):
     """A configuration in YAML with one value, or what stands before all, replaced by an odd one."""
     if draw(st.integers(0, 3)) == 0:
@@ -535,6 +582,24 @@ def read_as_snakemake(path):
     return load_configfile(path)
 
 
+@contextmanager
+def at_most_bytes(count):
+    """Refuse the block more than so many bytes of addresses, beside those that there are."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (used + count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def read_any_yaml(path):
+    """Take YAML for a configuration, which it is not, within the memory that any of these takes."""
+    with at_most_bytes(MOST_BYTES):
+        read_configuration(read_as_snakemake(path), [str(path)])
+
+
 def names_a_configuration(path, said):
     """Whether each mistake begins with the configuration file that it is in, as it is spelled."""
     heading, *mistakes = said.splitlines()
@@ -543,7 +608,7 @@ def names_a_configuration(path, said):
     content = yaml.safe_load((path.parent / "config.yaml").read_bytes())
     entries = [content.get(section) for section in ("train", "predict")]
     stages = [str(file) for each in entries if isinstance(each, dict) for file in each.values()]
-    begins = tuple(f"  {file}" for file in ("config.yaml", *stages))
+    begins = tuple(f"  {printable(file)}" for file in ("config.yaml", *stages))
     assert "in the configuration" in heading, heading
     return mistakes and all(mistake.startswith(begins) for mistake in mistakes)
 
@@ -1216,10 +1281,10 @@ TARGETS = {
     ),
     "yaml text": Target(
         st.one_of(
-            odd_yaml(), damaged(odd_yaml()), st.binary(max_size=300),
+            odd_yaml(), damaged(odd_yaml()), growing_yaml(), st.binary(max_size=300),
             st.text(max_size=300).map(str.encode),
         ),
-        read_as_snakemake,
+        read_any_yaml,
         ".yaml",
     ),
     "checkpoint": Target(checkpoint_contents(), read_model, ".ckpt", least=1 / 3),

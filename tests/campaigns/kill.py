@@ -371,46 +371,71 @@ def copied(source, target):
     return target
 
 
+def play(one_round, rounds, seed, top, keep=False):
+    """Play rounds, numbered from ``seed``; returns (what happened in each, finds), sentences.
+
+    one_round: takes the path of a folder that it makes and the round's number; returns a sentence,
+               raises FoundError
+    top:       folder to play in
+    keep:      keep the folder of what has a find
+    """
+    happened, finds = [], []
+    for number in range(seed, seed + rounds):
+        folder, started = Path(top, str(number)), time.monotonic()
+        try:
+            outcome = one_round(folder, number)
+            happened.append(outcome)
+        except FoundError as error:
+            finds.append(f"round {number}: {error}")
+            outcome = f"FOUND: {error}"
+            if keep:
+                copied(folder, tempfile.mkdtemp(prefix="found_"))
+        print(f"{number:5} {time.monotonic() - started:5.0f} s  {outcome}", flush=True)
+        shutil.rmtree(folder)
+    return happened, finds
+
+
 def campaign(rounds, seed, targets=WHOLE, most=3, keep=False):
     """Rounds of kills, numbered from ``seed``; returns (struck, finds).
 
     targets: of the command
     most:    kills in a round
     """
-    struck, finds = [], []
+    struck = []
     with tempfile.TemporaryDirectory() as top:
         inputs = fill(Path(top, "inputs")).folder
         reference = KilledLab(copied(inputs, Path(top, "reference")), targets)
-        started = time.monotonic()
         finish(reference)
-        print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
-        for number in range(seed, seed + rounds):
-            folder, started = Path(top, str(number)), time.monotonic()
-            hits, outcome = [], ""
+
+        def killed(folder, number):
+            hits = []
             try:
                 one_round(folder, number, inputs, reference.folder, hits, targets, most)
             except FoundError as error:
-                finds.append(f"round {number}: {error}")
-                outcome = f"; FOUND: {error}"
-                if keep:
-                    copied(folder, Path(tempfile.mkdtemp(prefix="kill_"), str(number)))
-            struck += hits
-            if (folder / "lab" / MODEL).exists() and not same_weights(
+                raise FoundError(f"{hits}: {error}") from error
+            finally:
+                struck.extend(hits)
+            other = (folder / "lab" / MODEL).exists() and not same_weights(
                 folder / "lab", reference.folder
-            ):
-                outcome += " (a model of other rounding)"
-            hits = "; ".join(f"{what} {way}" for what, way in hits) or "nothing was hit"
-            print(f"{number:5} {time.monotonic() - started:5.0f} s  {hits}{outcome}", flush=True)
-            shutil.rmtree(folder)
+            )
+            said = "; ".join(f"{what} {way}" for what, way in hits) or "nothing was hit"
+            return said + " (a model of other rounding)" * other
+
+        _, finds = play(killed, rounds, seed, top, keep)
     return struck, finds
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=100)
+def read_options(description, rounds):
+    """The options of a campaign's command: how many rounds, the first one's number, keep."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--seed", type=int, default=0, help="of the first round; then 1 more")
-    parser.add_argument("--keep", action="store_true", help="keep what has a find")
-    options = parser.parse_args()
+    parser.add_argument("--keep", action="store_true", help="keep the folder of what has a find")
+    return parser.parse_args()
+
+
+def main():
+    options = read_options(__doc__, rounds=100)
     struck, finds = campaign(options.rounds, options.seed, keep=options.keep)
     for what in sorted({what for what, _ in struck}):
         ways = [way for each, way in struck if each == what]

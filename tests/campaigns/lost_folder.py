@@ -4,12 +4,13 @@
 
 As when a drive of the network is gone for a while, or comes back read-only. In each round this
 happens to one folder of inputs or of outputs of the whole workflow. What fails must say what is
-gone or may not be written, without a traceback. When the folder is there again, and may be
-written, the plain command must end well and leave what an undisturbed run leaves. Only root can
+gone or may not be written, without a traceback. Jobs that have no file there, and are made of none
+of a job that has, must be done all the same. When the folder is there again, and may be written,
+the plain command must end well and leave what an undisturbed run leaves. Only root can
 make a folder read-only that way, and only while no file in it is open for writing.
 """
 
-import argparse
+import json
 import random
 import re
 import shutil
@@ -17,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from full_disk import failed_steps
@@ -32,17 +34,26 @@ from kill import (
     count_files,
     fill,
     finish,
+    play,
+    read_options,
     start,
 )
 from test_workflow import RAW
+from tracebacks import tracebacks
 
 OUTPUTS = ("scaled", "checks", "predictions", "runs")
+# Seconds after which Snakemake has noticed that a job has ended, and noted it.
+SETTLED = 5
 READ_ONLY, AWAY = "read-only", "away"
 LOSSES = [
     *((READ_ONLY, name) for name in OUTPUTS),
     *((AWAY, name) for name in (RAW, "labels", *OUTPUTS)),
 ]
-SENTENCE = re.compile("(is|are) gone|cannot be written|does not exist|there is no ")
+SENTENCE = re.compile("(is|are) (gone|missing)|cannot be written|does not exist|there is no ")
+
+
+# Said where the folder is lost while the configuration is checked.
+NOT_STARTED = "in the configuration; nothing was started."
 
 
 @contextmanager
@@ -75,14 +86,88 @@ def when(run, watch, files):
     return run.poll() is None
 
 
-def run_without(lab, watch, wanted, folder, way):
-    """Run the workflow and lose a folder once there are so many files; what the run said, or None.
+@dataclass(frozen=True)
+class Job:
+    """A job of an undisturbed run, by its record: paths of its files in the working folder."""
 
-    None: it ended well, or before that. The folder is there again afterwards.
+    inputs: frozenset
+    outputs: frozenset
+
+
+def jobs_of(reference):
+    """All jobs of an undisturbed run in a folder, with those of their outputs that are kept."""
+    records = [json.loads(path.read_text()) for path in reference.rglob("provenance/*.json")]
+    return {
+        Job(
+            frozenset(each["path"] for each in record["inputs"]),
+            frozenset(
+                each["path"] for each in record["outputs"] if (reference / each["path"]).exists()
+            ),
+        )
+        for record in records
+    }
+
+
+def done_long_ago(folder):
+    """Files of a folder of which Snakemake has long noticed that they are there."""
+    latest = time.time() - SETTLED
+    return {path for path, changed in files_in(folder) if changed < latest}
+
+
+def files_in(folder):
+    """(path in the folder, when it was changed) of all its files, which may come and go."""
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                yield str(path.relative_to(folder)), path.stat().st_mtime
+
+
+def other_jobs(jobs, lost, done):
+    """Those of the jobs that were not done and that a lost folder concerns in no way.
+
+    None of their files lies in it, and what they are made of is an input of the whole workflow, or
+    of another such job, or of one that was done before.
+
+    lost: name of the folder in the working folder; done: files that were there long before
+    """
+    made = set().union(*(job.outputs for job in jobs))
+    waiting = {job for job in jobs if not job.outputs <= done}
+    there = set().union(*(job.outputs for job in jobs - waiting))
+    waiting = {job for job in waiting if not any(_lies_in(lost, job.inputs | job.outputs))}
+    others = set()
+    while more := {job for job in waiting - others if job.inputs & made <= there}:
+        others |= more
+        there |= set().union(*(job.outputs for job in more))
+    return others
+
+
+def _lies_in(folder, files):
+    return (Path(file).parts[0] == folder for file in files)
+
+
+def check_others(lab, reference, lost, done):
+    """How many of other_jobs a run has done; FoundError where it left one.
+
+    To be called before the lost folder is there again. reference: of an undisturbed run
+    """
+    said = (lab.folder.parent / "run.log").read_text(errors="replace")
+    others = set() if NOT_STARTED in said else other_jobs(jobs_of(reference), lost, done)
+    files = set().union(*(job.outputs for job in others))
+    if left := sorted(file for file in files if not (lab.folder / file).exists()):
+        raise FoundError(f"jobs that could be done were not: {left[:5]}\n{said[-3000:]}")
+    return len(others)
+
+
+def run_without(lab, watch, wanted, folder, way, reference):
+    """Run the workflow and lose a folder once there are so many files.
+
+    The folder is there again afterwards. Returns (what came of it, in words; what the run said, or
+    None where it ended well).
     """
     away = lab.folder.parent / "away"
     run = start(lab)
-    lost = when(run, watch, wanted) and folder.exists()
+    runs, done = when(run, watch, wanted), done_long_ago(lab.folder)
+    lost = runs and folder.exists()
     if lost:
         forbid_writing(folder) if way == READ_ONLY else folder.rename(away)
     try:
@@ -90,14 +175,25 @@ def run_without(lab, watch, wanted, folder, way):
     except subprocess.TimeoutExpired as error:
         run.kill()
         raise FoundError(f"it hangs for {LONGEST_RUN} s") from error
-    if lost and way == READ_ONLY:
+    if not lost:
+        why = "it was not there yet" if runs else "the run had ended"
+        return f"nothing was lost, {why}", None
+    try:
+        others = check_others(lab, reference, folder.name, done) if code else 0
+    finally:
+        give_back(folder, away, way)
+    said = (lab.folder.parent / "run.log").read_text(errors="replace")
+    return (f"{others} other jobs were done", said) if code else ("it ended well without", None)
+
+
+def give_back(folder, away, way):
+    """Undo what run_without does to a folder."""
+    if way == READ_ONLY:
         allow_writing(folder)
-    elif lost:
+    else:
         # What was made in its place is hidden by what comes back.
         shutil.rmtree(folder, ignore_errors=True)
         away.rename(folder)
-    said = (lab.folder.parent / "run.log").read_text(errors="replace")
-    return said if lost and code else None
 
 
 def one_round(folder, seed, inputs, reference, targets=WHOLE):
@@ -116,8 +212,8 @@ def one_round(folder, seed, inputs, reference, targets=WHOLE):
         watch.look()
         wanted = chance.randint(len(watch.seen), int(0.95 * count_files(reference)))
         found = [f"{name} {way} after {wanted - len(watch.seen)} files"]
-        said = run_without(lab, watch, wanted, lost, way)
-        found += ["it ended well"] if said is None else judged(said)
+        happened, said = run_without(lab, watch, wanted, lost, way, reference)
+        found += [happened] if said is None else [happened, *judged(said)]
         finish(lab)
     try:
         check_end(lab, watch, reference)
@@ -128,9 +224,9 @@ def one_round(folder, seed, inputs, reference, targets=WHOLE):
 
 def judged(said):
     """Sentences about what a run without a folder said; FoundError where that does not help."""
-    steps = [f"{step}: {reason}" for step, reason in failed_steps(said).items()]
-    if "Traceback" in said:
-        raise FoundError(f"there is a traceback:\n{said[-3000:]}")
+    steps = said.partition(NOT_STARTED)[2].splitlines()[1:] or failed_steps(said)
+    if found := tracebacks(said):
+        raise FoundError(f"there is a traceback: {found[:5]}\n{said[-3000:]}")
     wrong = [step for step in steps if not SENTENCE.search(step)]
     if wrong or not steps:
         raise FoundError(f"it does not say what is gone: {wrong}\n{said[-3000:]}")
@@ -139,31 +235,19 @@ def judged(said):
 
 def campaign(rounds, seed, targets=WHOLE, keep=False):
     """Rounds of lost folders, numbered from ``seed``; returns (what happened in each, finds)."""
-    happened, finds = [], []
     with tempfile.TemporaryDirectory() as top:
         inputs = fill(Path(top, "inputs")).folder
         reference = KilledLab(copied(inputs, Path(top, "reference")), targets)
         finish(reference)
-        for number in range(seed, seed + rounds):
-            folder, started = Path(top, str(number)), time.monotonic()
-            try:
-                outcome = "; ".join(one_round(folder, number, inputs, reference.folder, targets))
-                happened.append(outcome)
-            except FoundError as error:
-                finds.append(f"round {number}: {error}")
-                outcome = f"FOUND: {error}"
-                if keep:
-                    shutil.copy(folder / "run.log", Path(tempfile.mkdtemp(prefix="lost_")))
-            print(f"{number:5} {time.monotonic() - started:5.0f} s  {outcome}", flush=True)
-    return happened, finds
+
+        def lost(folder, number):
+            return "; ".join(one_round(folder, number, inputs, reference.folder, targets))
+
+        return play(lost, rounds, seed, top, keep)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0, help="of the first round; then 1 more")
-    parser.add_argument("--keep", action="store_true", help="keep the output of what has a find")
-    options = parser.parse_args()
+    options = read_options(__doc__, rounds=8)
     _, finds = campaign(options.rounds, options.seed, keep=options.keep)
     print(f"{options.rounds} rounds, {len(finds)} finds")
     sys.exit(bool(finds))

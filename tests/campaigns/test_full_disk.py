@@ -3,9 +3,12 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 
 import numpy as np
 import pytest
@@ -15,10 +18,12 @@ import lost_folder
 from conftest import REPOSITORY
 from cryoseg.errors import InputError
 from cryoseg.volumes import write_mrc, written_aside
-from full_disk import SENTENCE, campaign, enlarge, small_disk
+from full_disk import SENTENCE, campaign, enlarge, failed_steps, judged, small_disk
+from kill import FoundError, play
 from test_kill import TARGETS
 from test_shared_folders import ANNA, READ_ALL, SharedLab
 from test_workflow import NAMES, Lab, fill
+from tracebacks import tracebacks
 
 # As a process of its own, since HDF5 holds on to a file that it could not complete.
 WRITE_HDF5 = """
@@ -174,7 +179,6 @@ def test_a_run_whose_whole_folder_is_full_goes_on_after_space_is_made(tmp_path):
         shown = lab.run("--", "scale", fails=True)
         _, summary = shown.split("failed:")
         assert "no space is left in scaled: 123904 bytes are needed" in summary
-        assert "Traceback" not in shown
         assert "Trying to restart" not in shown
         assert not [path for path in lab.folder.rglob(".*-*") if path.is_file()]
         enlarge(disk, 5000)
@@ -199,6 +203,106 @@ def test_a_folder_that_becomes_read_only_in_a_run_is_named_and_what_was_done_cou
     happened, finds = lost_folder.campaign(rounds=1, seed=31, targets=TARGETS)
     assert not finds
     assert lost_folder.SENTENCE.search(happened[0])
+
+
+def test_a_working_folder_that_gets_another_name_in_a_run_keeps_no_lock(tmp_path):
+    lab, renamed = fill(Lab(tmp_path / "lab")), tmp_path / "renamed"
+    command = lab.command("--cores", "1", "--", "scale")
+    run = subprocess.Popen(command, cwd=lab.folder, stderr=subprocess.PIPE, text=True)
+    while run.poll() is None and not (lab.folder / "scaled" / f"{NAMES[0]}.mrc").exists():
+        time.sleep(0.01)
+    lab.folder.rename(renamed)
+    shown = run.communicate()[1]
+    assert run.returncode == 0, shown
+    Lab(renamed).run("scale")
+
+
+SUMMARY = """
+2 jobs failed:
+  raw_scale_tomogram TS_1: it ended without a word, killed perhaps
+    log: logs/a.log
+  raw_scale_tomogram TS_10: no space is left in /x: 5 bytes are needed, 3 are free; make space
+    log: logs/b.log
+"""
+SNAKEMAKES_TRACEBACK = """PermissionError in file "/x/rules/scheduling.smk", line 176:
+[Errno 13] Permission denied: '.snakemake/owners/a.json'
+  File "/x/contextlib.py", line 158, in __exit__
+"""
+
+
+def test_the_reason_of_each_tomogram_is_judged():
+    assert len(failed_steps(SUMMARY)) == 2
+    with pytest.raises(FoundError, match=r"these say something else: .*TS_1: it ended without"):
+        judged(SUMMARY)
+    good = SUMMARY.replace(
+        "it ended without a word, killed perhaps",
+        "no space is left in /x: 9 bytes are needed, 3 are free",
+    )
+    assert [each.split(":")[0] for each in judged(good)] == [
+        "raw_scale_tomogram TS_1", "raw_scale_tomogram TS_10"
+    ]  # fmt: skip
+    for traceback in (SNAKEMAKES_TRACEBACK, "Traceback (most recent call last):\n"):
+        with pytest.raises(FoundError, match="there is a traceback"):
+            judged(good + traceback)
+    gone = SUMMARY.replace("it ended without a word, killed perhaps", "a.mrc is gone").replace(
+        "no space is left in /x: 5 bytes are needed, 3 are free", "b.mrc cannot be written"
+    )
+    assert len(lost_folder.judged(gone)) == 2
+    with pytest.raises(FoundError, match="there is a traceback"):
+        lost_folder.judged(gone + SNAKEMAKES_TRACEBACK)
+    with pytest.raises(FoundError, match="does not say what is gone"):
+        lost_folder.judged(SUMMARY)
+    refused = f"1 mistake {lost_folder.NOT_STARTED}\n  a.yaml: data_folder is b, which "
+    assert lost_folder.judged(f"{refused}does not exist\n")
+    with pytest.raises(FoundError, match="does not say what is gone"):
+        lost_folder.judged(f"{refused}is odd\n")
+
+
+@pytest.mark.root
+def test_what_was_on_a_small_disk_is_kept_for_a_find(tmp_path, monkeypatch):
+    def found(folder, number):
+        with small_disk(folder / "lab", 1000) as disk:
+            (disk / "a.h5").write_text("cut short")
+            raise FoundError("a.h5 is not whole")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "top").mkdir()
+    _, finds = play(found, 1, 0, tmp_path / "top", keep=True)
+    assert finds == ["round 0: a.h5 is not whole"]
+    (kept,) = tmp_path.glob("found_*/0/lab/a.h5")
+    assert kept.read_text() == "cut short"
+    assert not list((tmp_path / "top").iterdir())
+
+
+def test_jobs_that_a_lost_folder_does_not_concern_must_have_been_done():
+    def job(inputs, outputs):
+        return lost_folder.Job(frozenset(inputs.split()), frozenset(outputs.split()))
+
+    scale = {name: job(f"raw/{name}", f"scaled/{name}") for name in "ab"}
+    score = {name: job(f"scaled/{name} model", f"predictions/{name}") for name in "ab"}
+    look, table = job("model.ckpt", "model"), job("predictions/a predictions/b", "table")
+    jobs = {*scale.values(), *score.values(), look, table}
+    others = lost_folder.other_jobs
+    assert others(jobs, "elsewhere", set()) == jobs
+    assert others(jobs, "raw", set()) == {look}
+    assert others(jobs, "raw", {"scaled/a"}) == {look, score["a"]}
+    assert others(jobs, "raw", {"scaled/a", "scaled/b"}) == jobs - set(scale.values())
+    assert others(jobs, "predictions", set()) == {look, *scale.values()}
+    assert others(jobs, "scaled", {"scaled/a", "scaled/b", "model"}) == set()
+
+
+def test_a_target_whose_files_are_gone_in_the_end_is_among_what_failed(tmp_path):
+    lab = fill(Lab(tmp_path / "lab"))
+    command = lab.command("--cores", "1", "--", "scale")
+    run = subprocess.Popen(command, cwd=lab.folder, stderr=subprocess.PIPE, text=True)
+    while run.poll() is None and len(list(lab.folder.glob("scaled/*.mrc"))) < 2:
+        time.sleep(0.01)
+    gone = next(lab.folder.glob("scaled/*.mrc"))
+    gone.unlink()  # of three
+    shown = run.communicate()[1]
+    assert re.search(r"^1 job failed:\n  scale: scaled/.* is gone since the run began", shown, re.M)
+    assert not tracebacks(shown)
+    lab.run("scale")
 
 
 @pytest.mark.root
@@ -228,7 +332,6 @@ def test_a_run_in_a_folder_with_notes_of_somebody_else_says_whose_right_it_needs
     shown = lab.run_as(ANNA, "--", "scale", fails=True)
     assert f"{own}: cannot be written: you may not write into" in shown
     assert "chmod -R g+w" in shown
-    assert "Traceback" not in shown
 
 
 @pytest.mark.root

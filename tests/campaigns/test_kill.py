@@ -28,6 +28,7 @@ from kill import (
     check_end,
     copied,
     finish,
+    left_over,
 )
 from kill import fill as fill_whole
 from same_outputs import differences
@@ -155,6 +156,26 @@ def test_a_job_that_is_killed_before_it_can_say_a_word_does_not_fail_for_an_earl
     assert (lab.folder / "scaled" / "TS_1.mrc").exists()
 
 
+def test_after_ctrl_c_the_same_command_goes_on(tmp_path):
+    lab = fill(Lab(tmp_path / "lab"))
+    run = subprocess.Popen(
+        lab.command("--cores", "1", "--", "scale"),
+        cwd=lab.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a group that gets the terminal's signals
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while run.poll() is None and not list(lab.folder.glob("logs/raw/scale_tomogram/*.log")):
+        time.sleep(0.01)
+    os.killpg(run.pid, signal.SIGINT)
+    shown = run.communicate()[1]
+    assert run.returncode
+    assert "ended early; the same command, given again, goes on from there" in shown
+    assert not left_over(lab)
+    lab.run("scale")
+
+
 def locked_by(lab, process):
     """Lock a Lab as a run with the number of a process would, and note whose the lock is."""
     locks = lab.folder / ".snakemake" / "locks"
@@ -170,10 +191,12 @@ def test_the_lock_of_a_run_that_lives_is_respected_and_that_of_a_dead_one_taken_
         note = lab.folder / ".snakemake" / "owners"
         with noted(owner, note):
             assert list(owners(note).values()) == [owner]
-            shown = lab.run("scaled/TS_1.mrc", fails=True)
-            assert "cannot be locked" in shown
-            assert f"Another snakemake works in this folder: process {other.pid} on" in shown
-            assert "--unlock` once" not in shown
+            for arguments in (["scaled/TS_1.mrc"], ["--unlock"]):
+                shown = lab.run(*arguments, fails=True)
+                assert f"Another snakemake works in this folder: process {other.pid} on" in shown
+                assert "Wait for its end, or end it; then give the same command again." in shown
+                assert "Traceback" not in shown
+                assert "--unlock argument" not in shown
             other.send_signal(signal.SIGKILL)
             other.wait()
             assert owner.is_dead
@@ -189,7 +212,7 @@ def test_a_run_that_ends_leaves_the_lock_of_one_that_lives(tmp_path):
         noted(locked_by(lab, other.pid), notes),
     ):
         lab.run("scaled/TS_10.mrc")  # another target
-        assert "cannot be locked" in lab.run("scaled/TS_1.mrc", fails=True)
+        assert "Another snakemake works in this folder" in lab.run("scaled/TS_1.mrc", fails=True)
         other.send_signal(signal.SIGKILL)
         other.wait()
         lab.run("scaled/TS_10.mrc")
@@ -209,7 +232,7 @@ def test_the_lock_of_a_dead_run_is_taken_off_beside_one_that_lives(tmp_path):
         assert "The lock that a killed run left is taken off." in lab.run("scaled/TS_1.mrc")
         assert [path.name for path in locks.iterdir()] == ["1.output.lock"]
         assert list(owners(notes).values()) == [replace(living, locks=("1.output.lock",))]
-        assert "cannot be locked" in lab.run("scaled/TS_10.mrc", fails=True)
+        assert "Another snakemake works in this folder" in lab.run("scaled/TS_10.mrc", fails=True)
 
 
 def test_a_lock_without_a_note_and_one_of_jobs_elsewhere_are_left_to_people(tmp_path):
@@ -243,7 +266,7 @@ def test_a_name_that_a_living_run_has_taken_again_is_its_own(tmp_path):
     dead = replace(living.process, number=living.process.number + 1, began=1)
     write_note(replace(living, process=dead), notes)
     with noted(living, notes):
-        assert "cannot be locked" in lab.run("scaled/TS_1.mrc", fails=True)
+        assert "Another snakemake works in this folder" in lab.run("scaled/TS_1.mrc", fails=True)
 
 
 def test_unlock_forgets_whose_the_locks_were(tmp_path):

@@ -87,19 +87,13 @@ def run_while(job, happens):
 
 
 @pytest.fixture
-def hash_again(tmp_path):
-    """Occupies all that hash files, with pipes; returns a function that ends it."""
-    pipes = [tmp_path / f"{number}.pipe" for number in range(4)]
-    for pipe in pipes:
-        os.mkfifo(pipe)
-        provenance.begin_sha256(pipe)
-
-    def end():
-        for pipe in pipes:
-            os.close(os.open(pipe, os.O_RDWR))
-
-    yield end
-    end()
+def hash_again():
+    """Occupies all that hash files; returns a function that ends it."""
+    end = threading.Event()
+    for _ in range(4):
+        provenance._readers.submit(end.wait)
+    yield end.set
+    end.set()
 
 
 def test_a_tomogram_that_changes_before_its_turn_to_be_hashed_is_noticed_and_leaves_no_output(
@@ -240,6 +234,26 @@ def test_outputs_of_somebody_elses_settings_are_told_of_before_they_are_taken_fo
         assert "name another folder" in again
     # Nobody is told of a working folder that is gone, or of a note that was deleted.
     (anna.folder).rename(folder / "moved")
+    assert "writes there too" not in ben.run("-n", "--", "scale")
+
+
+def test_who_writes_into_a_folder_of_anothers_project_and_its_owner_are_told(tmp_path):
+    """The owner's paths are relative, and the owner leaves no note."""
+    folder = fill_common_folder(tmp_path)
+    anna, ben = lab_of("anna", folder), lab_of("ben", folder, invert=True)
+    inside = anna.folder / "scaled"
+    for lab, output in ((anna, "scaled"), (ben, str(inside))):
+        entry = {"input_path": str(folder / RAW), "output_path": output, "invert": lab is ben}
+        lab.write_config(scale={"raw": entry})
+    assert "writes there too" not in anna.run("--", "scale")
+    again = ben.run("--", "scale")
+    assert f"{inside}: the run in {anna.folder} writes there too, with settings that are" in again
+    again = anna.run("-n")
+    assert f"{inside}: the run in {ben.folder} writes there too, with other settings" in again
+    assert "scale.raw.invert is True there, False here" in again
+    # A folder that only lies in another project is nobody's.
+    elsewhere = entry | {"output_path": str(anna.folder / "elsewhere")}
+    ben.write_config(scale={"raw": elsewhere})
     assert "writes there too" not in ben.run("-n", "--", "scale")
 
 
