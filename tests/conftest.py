@@ -32,6 +32,8 @@ LONG = tuple(
         "test_estimates.py",
     )
 )
+# After which a test of minutes on a cluster that hangs fails.
+SECONDS_ON_A_CLUSTER = 1800
 # Appended, not inserted: Snakemake's scripts see installed packages first, then scripts/.
 sys.path.append(str(REPOSITORY / "scripts"))
 
@@ -128,6 +130,9 @@ def _rank(item):
 def pytest_collection_modifyitems(items):
     """What takes long comes first; what needs a GPU is skipped without one."""
     items.sort(key=_rank)
+    for item in items:
+        if item.get_closest_marker("slow_cluster"):
+            item.add_marker(pytest.mark.timeout(SECONDS_ON_A_CLUSTER))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
         import torch

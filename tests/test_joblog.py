@@ -152,6 +152,49 @@ def test_a_job_that_is_told_to_end_removes_what_is_half_written(number, tmp_path
     assert f"terminated by signal {number}" in (tmp_path / "a.log").read_text()
 
 
+INTERRUPTED_THREAD = """
+    import signal, threading
+    from cryoseg.provenance import sha256
+    begin = threading.Thread.start
+
+    def interrupted(thread):
+        begin(thread)
+        if thread.name.startswith("sha256"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread.start = interrupted
+    with log_to({log!r}):
+        sha256({log!r})
+"""
+# As a library may, which calls what ends nothing, or waits for a lock that nobody gives back.
+DEAF = """
+    from cryoseg import joblog
+    joblog.SECONDS_TO_END = 1
+    with log_to({log!r}):
+        print("begun", flush=True)
+        while True:
+            try:
+                os.kill(os.getpid(), 15)
+                time.sleep(60)
+            except SystemExit:
+                pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(INTERRUPTED_THREAD, 128 + signal.SIGINT), (DEAF, -signal.SIGKILL)]
+)
+def test_a_job_that_is_told_to_end_does_so_wherever_it_is(code, status, tmp_path):
+    """Also while it starts a thread, of which Python waits for the end."""
+    log = tmp_path / "a.log"
+    job = subprocess.Popen([sys.executable, "-c", program(code.format(log=str(log)))])
+    try:
+        assert job.wait(timeout=30) == status
+    finally:
+        job.kill()
+    assert "terminated by signal" in log.read_text()
+
+
 def test_a_job_of_a_run_in_the_background_ignores_ctrl_c_as_the_run_does(tmp_path):
     log = tmp_path / "a.log"
     code = program(f"""

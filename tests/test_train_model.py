@@ -575,6 +575,15 @@ def run_job(folder, patches, config, environment, how):
     train(folder, patches, config, **how)
 
 
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    """Or Python would wait for it in the end, after a test that failed."""
+    yield
+    for job in multiprocessing.active_children():
+        job.kill()
+        job.join()
+
+
 def in_process(folder, patches, config, **how):
     job = PROCESSES.Process(target=run_job, args=(folder, patches, config, {}, how))
     job.start()

@@ -27,6 +27,8 @@ SHARE_BETWEEN_LINES = 0.1
 SECONDS_BETWEEN_LINES = 10
 # How soon a job notices that the run it belongs to is gone.
 SECONDS_BETWEEN_LOOKS = 0.5
+# How long one that is told to end may take for it.
+SECONDS_TO_END = 20
 SHELLS = ("sh", "bash", "dash", "zsh")
 # How logs are written.
 TEXT = {"encoding": "utf-8", "errors": "backslashreplace", "buffering": 1}
@@ -50,9 +52,16 @@ def log_to(path):
     much memory it lacked, on the original stderr. SIGTERM (Slurm's first signal) and SIGINT (that
     of Ctrl-C) end the block as an exception does, so that half-written files are removed. So does
     the end of the process that started this one: of a run that is killed, no job is to go on beside
-    those of the next run.
+    those of the next run. A block that does not end by then is ended after 20 seconds.
     """
-    with _descriptors_into(path) as log, _logging_into(log), _signals_as_exit(), _not_alone():
+    told = []
+    with (
+        _ended_when(told),
+        _descriptors_into(path) as log,
+        _logging_into(log),
+        _signals_as_exit(told),
+        _not_alone(told),
+    ):
         try:
             yield
             return
@@ -188,13 +197,32 @@ def signals_to_end():
 
 
 @contextmanager
-def _signals_as_exit():
-    """Make SIGTERM and SIGINT raise SystemExit, so that context managers clean up."""
+def _ended_when(told):
+    """End the process at once where the block ends as it was told to, see _signals_as_exit.
+
+    The signal may have come while a thread was started, which nobody would end then, and Python
+    waits for threads.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if told:
+            os._exit(end.code)
+        raise
+
+
+@contextmanager
+def _signals_as_exit(told):
+    """Make SIGTERM and SIGINT raise SystemExit, so that context managers clean up.
+
+    told: list that gets when this process was told to end, of time.monotonic()
+    """
 
     job = os.getpid()
 
     def leave(number, frame):
         if os.getpid() == job:  # workers that were forked are ended in good order
+            told.append(time.monotonic())
             logger.error("%s %d", STOPPED, number)
         elif number == signal.SIGINT:  # a terminal's goes to all; the job needs them to finish
             return
@@ -209,8 +237,11 @@ def _signals_as_exit():
 
 
 @contextmanager
-def _not_alone():
+def _not_alone(told=()):
     """Send this process SIGTERM when the one that started it is gone, shells left out.
+
+    And end it where it was told to, told as of _signals_as_exit, and does not: an exception that
+    comes anywhere may be caught by a library, or leave a lock behind that others wait for.
 
     That one may be gone already: libraries take seconds to load, and a process whose parent died
     meanwhile has another one. So it is also told by its number, see ``not_to_outlive_this``.
@@ -225,10 +256,12 @@ def _not_alone():
 
     def watch():
         while not done.wait(SECONDS_BETWEEN_LOOKS):
-            if any(each.is_gone for each in watched):
+            if told and time.monotonic() - told[0] > SECONDS_TO_END:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if watched and any(each.is_gone for each in watched):
+                watched.clear()  # it is told once
                 logger.error("the run that this job belongs to is gone")
                 os.kill(os.getpid(), signal.SIGTERM)
-                return
 
     threading.Thread(target=watch, daemon=True).start()
     try:
