@@ -3,9 +3,9 @@
     PYTHONPATH=tests:scripts python tests/campaigns/kill.py [--rounds 100] [--seed 0] [--keep]
 
 In each round the workflow begins in an empty folder. One to three times a random process of it (a
-script, the trainer, snakemake itself) gets SIGKILL, SIGTERM or SIGSTOP and then SIGKILL. Then the
-plain command must end well, and leave what an undisturbed run leaves. Meanwhile every file that
-appears under a final name is opened: it must be whole.
+script, the trainer, snakemake itself) gets SIGKILL, SIGTERM or SIGSTOP and then SIGKILL, or all of
+them get SIGINT, as by Ctrl-C. Then the plain command must end well, and leave what an undisturbed
+run leaves. Meanwhile every file that appears under a final name is opened: it must be whole.
 """
 
 import argparse
@@ -41,6 +41,7 @@ WAYS = {
     "SIGKILL": (signal.SIGKILL,),
     "SIGTERM": (signal.SIGTERM,),
     "SIGSTOP, SIGKILL": (signal.SIGSTOP, signal.SIGKILL),
+    "Ctrl-C": (signal.SIGINT,),  # which a terminal sends to all processes of a command
 }
 BETWEEN_SIGNALS = 0.3
 # A job of a killed run must notice that it is alone, and a trainer finishes its step.
@@ -245,18 +246,29 @@ def finish(lab):
 
 
 def strike(run, chance):
-    """Signal a random process of a run; returns (what it was, how)."""
-    own = psutil.Process(run.pid)
+    """Signal a random process of a run, or all; returns (what it was, how)."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        victims = own.children(recursive=True)
-        victim = chance.choice(victims) if victims and chance.random() < 0.7 else own
+        own = psutil.Process(run.pid)
+        others = own.children(recursive=True)
+        victim = chance.choice(others) if others and chance.random() < 0.7 else own
+        what, victims = "snakemake" if victim == own else _script(victim), [victim]
         way = chance.choice(list(WAYS))
-        what = "snakemake" if victim == own else _script(victim)
-        for number in WAYS[way]:
-            victim.send_signal(number)
-            time.sleep(BETWEEN_SIGNALS if number == signal.SIGSTOP else 0)
-        return what, way
+        if way == "Ctrl-C":
+            what, victims = "all processes", [own, *others]
+        struck = [each for each in victims if _signal(each, WAYS[way])]
+        return (what, way) if struck else None
     return None
+
+
+def _signal(process, numbers):
+    """Send a process signals; returns whether it was there to get them."""
+    try:
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(BETWEEN_SIGNALS if number == signal.SIGSTOP else 0)
+    except psutil.NoSuchProcess:
+        return False
+    return True
 
 
 def _script(process):
