@@ -19,36 +19,40 @@ from cryoseg import foreign_files
 from cryoseg.errors import InputError, printable, shortened
 from cryoseg.folders import some
 from cryoseg.provenance import record_path
-from cryoseg.shared_folders import entries_by_folder, other_runs
+from cryoseg.shared_folders import entries_by_folder, noted_elsewhere, other_runs
+from cryoseg.small_files import files_only
 
 
 def refuse_to_replace_foreign_files(workflow, stages):
     """Let a run end, once it is planned, where it would replace what cryoseg did not make."""
+    notes = Notes(workflow, stages)
     plan, delete_outputs = snakemake.dag.DAG.postprocess, snakemake.dag.DAG.clean
     prepare, end = snakemake.jobs.Job.prepare, snakemake.jobs.Job.postprocess
 
     async def planned(dag, *arguments, check_initial=False, **options):
         await plan(dag, *arguments, check_initial=check_initial, **options)
         # check_initial: the plan is complete, and jobs are about to be started
-        if check_initial and workflow.is_main_process and not workflow.touch:
-            refuse_foreign(dag, stages, dag.needrun)
+        if check_initial and workflow.is_main_process:
+            refuse_foreign(dag, notes, dag.needrun)
 
     async def clean(dag, only_temp=False, **options):  # snakemake --delete-all-output
         if not only_temp:
-            refuse_foreign(dag, stages, lambda job: True)
+            refuse_foreign(dag, notes, lambda job: True)
         await delete_outputs(dag, only_temp=only_temp, **options)
 
     async def prepared(job):  # by deleting what is there of its outputs
-        if said := foreign_among(job, stages):
-            log = Path(job.log[0])  # every rule that writes has one
-            with suppress(OSError):
+        if said := foreign_among(job, notes):
+            # Where the end of the run looks for what to say; every rule that writes has one.
+            log = Path(job.log[0])
+            with suppress(OSError, InputError):
                 log.parent.mkdir(parents=True, exist_ok=True)
-                log.write_text(f"error: {said}\n")  # where the end of the run looks for what to say
+                with open(log, "w", encoding="utf-8", opener=files_only) as file:
+                    file.write(f"error: {said}\n")
             raise WorkflowError(said)
         await prepare(job)
 
     async def ended(job, *arguments, error=False, **options):
-        if error and foreign_among(job, stages):
+        if error and foreign_among(job, notes):
             # Or Snakemake would take what is there for the job's, and remove it.
             for file in job.output:
                 workflow.persistence._unmark_incomplete(workflow.persistence._get_key(file))
@@ -61,21 +65,22 @@ def refuse_to_replace_foreign_files(workflow, stages):
     snakemake.jobs.Job.postprocess = ended
 
 
-def refuse_foreign(dag, stages, is_lost):
+def refuse_foreign(dag, notes, is_lost):
     """End the run where outputs that would be lost, or pass for what was asked for, are not ours.
 
     is_lost: function that tells of a job whether what its outputs are now would be
     """
     lost = {str(file): file for job in dag.jobs for file in job.output if is_lost(job)}
     kept = {str(file): file for job in dag.jobs for file in job.output if not is_lost(job)}
+    stages = notes.stages
     trainings = {stages.best_model(name): f"train.{name}" for name in stages.train}
+    models = {path: file for path, file in kept.items() if path in trainings}
     try:
-        foreign, changed = not_ours(dag, stages, lost, most=foreign_files.MOST_READ)
-        foreign += passing_for_ours(dag, stages, kept)
-        changed += changed_models(
-            dag, stages, {path: file for path, file in kept.items() if path in trainings}
-        )
-        warn_of_changed_inputs(dag, stages, is_lost)
+        there = foreign_files.recorded_or_not(lost)
+        foreign, changed = not_ours(notes, lost, there, most=foreign_files.MOST_READ)
+        foreign += passing_for_ours(notes, kept)
+        changed += changed_models(notes, models)
+        warn_of_changed_inputs(dag, notes, is_lost)
     except InputError as error:
         sys.exit(str(error))
     if foreign or changed:
@@ -83,37 +88,35 @@ def refuse_foreign(dag, stages, is_lost):
         sys.exit(foreign_files.refusal(foreign, changed, models))
 
 
-def foreign_among(job, stages):
+def foreign_among(job, notes):
     """What to tell of outputs of a job that would be lost when it begins; None if all are ours."""
-    outputs = {str(file): file for file in job.output if os.path.lexists(file)}
-    if not outputs:  # as of most jobs, and to look for records would list whole folders
-        return None
+    outputs = {str(file): file for file in job.output}
+    there = foreign_files.recorded_or_not_of_a_job(outputs)
     try:
-        foreign, changed = not_ours(job.dag, stages, outputs)
+        foreign, changed = not_ours(notes, outputs, there)
     except InputError as error:
         return str(error)
     return foreign_files.refusal_of_a_job(foreign + changed) if foreign or changed else None
 
 
-def not_ours(dag, stages, outputs, most=None):
+def not_ours(notes, outputs, there, most=None):
     """Two lists of those of the outputs, {path: file}, that are there: foreign, and changed.
 
-    most: as changed_since takes it
+    there: of them, as of recorded_or_not
+    most:  as changed_since takes it
     """
-    notes = Notes(dag, stages)
-    recorded, others = foreign_files.recorded_or_not(outputs)
+    recorded, others = there
     foreign = [path for path in others if not notes.tell_of(outputs[path])]
     changed = foreign_files.changed_since(recorded, lambda path: notes.times(outputs[path]), most)
     return foreign, changed
 
 
-def passing_for_ours(dag, stages, outputs):
+def passing_for_ours(notes, outputs):
     """Those of the outputs of jobs with nothing to do that nobody knows of and that are not ours.
 
     By their own word: where records and notes are lost, as in a copy of the results alone, it is
     enough for what is not replaced.
     """
-    notes = Notes(dag, stages)
     _, others = foreign_files.recorded_or_not(outputs)
     return [
         path
@@ -123,16 +126,14 @@ def passing_for_ours(dag, stages, outputs):
     ]
 
 
-def changed_models(dag, stages, models):
+def changed_models(notes, models):
     """Those of the models, {path: file}, that are no longer as their trainings left them."""
-    notes = Notes(dag, stages)
     recorded, _ = foreign_files.recorded_or_not(models)
     return foreign_files.changed_since(recorded, lambda path: notes.times(models[path]))
 
 
-def warn_of_changed_inputs(dag, stages, is_lost):
+def warn_of_changed_inputs(dag, notes, is_lost):
     """Tell of outputs that were changed since they were made, and that jobs are about to read."""
-    notes = Notes(dag, stages)
     read = {
         str(file): notes.times(file)
         for job in dag.jobs
@@ -155,12 +156,16 @@ def warn_of_changed_inputs(dag, stages, is_lost):
 class Notes:
     """What runs of this and other working folders have noted of outputs that lie there."""
 
-    def __init__(self, dag, stages):
-        self.persistence, self.stages = dag.workflow.persistence, stages
+    def __init__(self, workflow, stages):
+        self.workflow, self.stages = workflow, stages
+
+    @property
+    def persistence(self):
+        return self.workflow.persistence  # which is there once the plan is
 
     @cached_property
     def elsewhere(self):
-        """As of other_runs."""
+        """As of other_runs, when a run began."""
         return list(other_runs(entries_by_folder(self.stages)))
 
     def times(self, file):
@@ -168,7 +173,7 @@ class Notes:
         noted = self.persistence.metadata(file)
         times = [noted.endtime] if noted and noted.endtime else []
         if not foreign_files.has_time(str(file), times):
-            others = (each.get("endtime") for each in self._others(file, "metadata"))
+            others = (note.get("endtime") for note, _ in self._elsewhere(file, "metadata"))
             times += [each for each in others if isinstance(each, float)]
         return times
 
@@ -181,23 +186,27 @@ class Notes:
         path = str(file)
         expected = (
             file.endswith(".ckpt")  # which has a dated copy, or is not ours
-            or self.persistence._filter_incomplete_keys([path])
             or foreign_files.has_time(path, self.times(file))
-            or any(True for _ in self._others(file, "incomplete"))
+            or any(foreign_files.is_of_a_job_since(path, mark) for mark in self._marks(file))
             or record_path(path).exists()  # by now, of a run elsewhere
-            or foreign_files.is_empty(path)
         )
-        return expected and foreign_files.is_signed(path)
+        return foreign_files.is_empty(path) or (expected and foreign_files.is_signed(path))
 
-    def _others(self, file, kind):
-        """What runs of other working folders have noted of a file; kind: metadata or incomplete."""
-        path = os.path.abspath(file)
-        for folder, run in self.elsewhere:
-            notes = os.path.join(run, ".snakemake", kind)
-            if path.startswith(f"{folder}/") and os.path.isdir(notes):
-                for key in (path, os.path.relpath(path, run)):
-                    if noted := self.persistence._io_read(notes, key):
-                        yield noted
+    def _marks(self, file):
+        """Times at which jobs that have not ended, and make a file, had begun."""
+        note = self._place(self.persistence._incomplete_path, str(file))
+        if os.path.exists(note):
+            # A job on a cluster has another mark by now, and was looked at as the run was planned.
+            yield os.stat(note).st_mtime if self.workflow.is_main_process else 0
+        for _, time in self._elsewhere(file, "incomplete"):
+            yield time
+
+    def _elsewhere(self, file, kind):
+        return noted_elsewhere(file, self.elsewhere, kind, self._place)
+
+    def _place(self, notes, key):
+        """The path of the note of an output in a folder of notes."""
+        return self.persistence._record_path(notes, key)
 
 
 refuse_to_replace_foreign_files(workflow, STAGES)

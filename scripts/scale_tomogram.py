@@ -23,5 +23,5 @@ def scale_tomogram(tomogram, scaled, *, settings):
 
 
 if __name__ == "__main__":
-    with log_to(snakemake.log[0]), recorded(snakemake, unread=["scaled"]):
+    with log_to(snakemake.log[0]), recorded(snakemake):
         scale_tomogram(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -19,8 +19,10 @@ from cryoseg.foreign_files import (
     changed_since,
     has_dated_copy,
     has_time,
+    is_of_a_job_since,
     is_signed,
     recorded_or_not,
+    recorded_or_not_of_a_job,
     refusal,
 )
 from cryoseg.provenance import record_path, sha256
@@ -42,16 +44,19 @@ def test_what_is_there_without_a_record_is_found(tmp_path):
     link.parent.mkdir()
     link.symlink_to("nowhere")
     outputs = [ours, absent, theirs, str(link), str(tmp_path / "c" / "folder" / "x.h5")]
-    assert recorded_or_not(outputs) == ([ours], [theirs, str(link)])
+    for look in (recorded_or_not, recorded_or_not_of_a_job):
+        assert look(outputs) == ([ours], [theirs, str(link)])
 
 
 def test_paths_are_found_as_they_are_spelled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "here.mrc")
     put(tmp_path / "b" / "there.mrc")
-    assert recorded_or_not(["here.mrc", "b/there.mrc"]) == ([], ["b/there.mrc", "here.mrc"])
+    for look in (recorded_or_not, recorded_or_not_of_a_job):
+        assert look(["here.mrc", "b/there.mrc"]) == ([], ["b/there.mrc", "here.mrc"])
     put(tmp_path / "provenance" / "here.mrc.json")
-    assert recorded_or_not(["here.mrc"]) == (["here.mrc"], [])
+    for look in (recorded_or_not, recorded_or_not_of_a_job):
+        assert look(["here.mrc"]) == (["here.mrc"], [])
 
 
 def made(path, content=b"made by a job", hashed=True):
@@ -126,7 +131,8 @@ def test_a_folder_that_was_copied_without_its_times_is_not_read_as_a_whole(tmp_p
     paths = [made(tmp_path / f"{number}.h5") for number in range(5)]
     for path in paths:
         put(tmp_path / path, b"corrected by hand")
-    assert changed_since(paths, never, most=3) == paths[:3]
+    put(tmp_path / paths[1], bytes(60))  # too much, but the next ones are not
+    assert changed_since(paths, never, most=52) == [paths[0], *paths[2:4]]
     assert changed_since(paths, never) == paths
 
 
@@ -158,6 +164,18 @@ def test_a_killed_jobs_file_says_itself_whose_it_is(tmp_path):
     assert not is_signed(put(tmp_path / "model_best.ckpt"))
     os.mkfifo(tmp_path / "pipe.mrc")
     assert not is_signed(str(tmp_path / "pipe.mrc"))
+    for name in ("text.h5", "text.mrc"):
+        assert not is_signed(put(tmp_path / name))
+        assert not is_signed(put(tmp_path / f"empty_{name}", b""))
+
+
+def test_a_job_of_which_a_mark_tells_has_not_made_what_is_older(tmp_path):
+    path = put(tmp_path / "x.h5")
+    os.utime(path, (5000, 5000))
+    assert is_of_a_job_since(path, 4000)
+    assert is_of_a_job_since(path, 5030)  # clocks differ
+    assert not is_of_a_job_since(path, 5100)
+    assert not is_of_a_job_since(tmp_path / "none.h5", 4000)
 
 
 def test_a_model_is_ours_if_it_is_there_under_its_date_and_hash_too(tmp_path):
@@ -316,9 +334,9 @@ def test_a_tomogram_that_was_edited_in_place_is_not_replaced(finished):
     assert "changed after cryoseg had made this file: scaled/TS_1.mrc" in shown
 
 
-@pytest.mark.parametrize("log_can_be_written", [True, False])
-def test_what_is_corrected_before_its_job_begins_is_not_replaced(log_can_be_written, finished):
-    """A run may last for days after its plan, and its disk be full by then."""
+@pytest.mark.parametrize("in_place_of_the_log", [None, os.mkdir, os.mkfifo])
+def test_what_is_corrected_before_its_job_begins_is_not_replaced(in_place_of_the_log, finished):
+    """A run may last for days after its plan, and its log not be written by then."""
     finished.write_stage("lamella", parameters__network__threshold=0.3)
     old = {name: (finished.folder / name).stat().st_ino for name in LABELS}
     logs = [finished.folder / f"logs/lamella/label_voxels/{name}.log" for name in ("TS_1", "TS_10")]
@@ -332,11 +350,11 @@ def test_what_is_corrected_before_its_job_begins_is_not_replaced(log_can_be_writ
         time.sleep(0.01)
     (other,) = [name for name, log in zip(LABELS, logs, strict=True) if not log.exists()]
     correct(finished.folder / other)
-    if not log_can_be_written:
-        (log,) = [log for log in logs if not log.exists()]
-        log.mkdir()
+    (log,) = [log for log in logs if not log.exists()]
+    if in_place_of_the_log:
+        in_place_of_the_log(log)
     before = (finished.folder / other).read_bytes()
-    shown = run.communicate()[0]
+    shown = run.communicate(timeout=300)[0]
     assert (finished.folder / other).read_bytes() == before
     assert run.returncode
     assert f"{other}: put there or changed by others since cryoseg made it" in shown
@@ -344,10 +362,91 @@ def test_what_is_corrected_before_its_job_begins_is_not_replaced(log_can_be_writ
     assert (finished.folder / done).stat().st_ino != old[done]
     again = finished.run("--", *LABELS, fails=True)
     assert f"changed after cryoseg had made this file: {other}" in again
-    if not log_can_be_written:
-        log.rmdir()
+    if in_place_of_the_log:
+        log.rmdir() if log.is_dir() else log.unlink()
     (finished.folder / other).unlink()
     finished.run("--", *LABELS)
+
+
+def interrupted(lab, *outputs):
+    """Leave what a run leaves that is killed when its jobs have written all: marks, old notes."""
+    notes, before, began = lab.folder / ".snakemake", lab.folder / "before", time.time()
+    shutil.copytree(notes / "metadata", before)
+    lab.run("--", *outputs)
+    for note in (notes / "metadata").iterdir():
+        if note.read_bytes() != (before / note.name).read_bytes():
+            mark = shutil.copyfile(note, notes / "incomplete" / note.name)
+            os.utime(mark, (began, began))
+    assert any((notes / "incomplete").iterdir())
+    shutil.rmtree(notes / "metadata")
+    before.rename(notes / "metadata")
+
+
+@pytest.mark.parametrize("output", ["scaled/TS_1.mrc", LABELS[0]])
+def test_what_was_made_anew_by_a_run_that_was_killed_then_needs_no_hand(output, finished):
+    finished.write_tomogram("TS_1", seed=9)
+    finished.write_stage("lamella", parameters__network__threshold=0.3)
+    if output != "scaled/TS_1.mrc":
+        finished.run("scaled/TS_1.mrc")
+    interrupted(finished, output)
+    finished.run("--", *LABELS)
+
+
+@pytest.mark.parametrize("copy", ["cp -r", "tar", "touch"])
+def test_a_project_whose_times_are_lost_is_made_anew_as_ever(copy, finished, tmp_path):
+    commands = {
+        "cp -r": "cp -r lab copy",
+        "tar": "mkdir copy && tar -C lab -c . | tar -C copy -x",  # whole seconds
+        "touch": "cp -a lab copy && find copy/scaled copy/predictions -type f -exec touch {} +",
+    }
+    subprocess.run(commands[copy], shell=True, check=True, cwd=tmp_path)
+    lab = Lab(tmp_path / "copy")
+    entry = {"input_path": RAW, "output_path": "scaled"}
+    lab.write_config(
+        scale={"raw": entry | {"invert": True}},
+        predict={name: f"config/{name}.yaml" for name in ("lamella", "semantic")},
+    )
+    planned = lab.run("-n", "--", "scaled/TS_1.mrc", LABELS[0])
+    assert "raw_scale_tomogram" in planned
+    assert "changed after cryoseg" not in planned
+
+
+def test_touch_lets_no_corrected_labels_pass_for_made(finished):
+    correct(finished.folder / LABELS[0])
+    before = (finished.folder / LABELS[0]).read_bytes()
+    finished.write_stage("lamella", parameters__network__threshold=0.3)
+    shown = finished.run("--touch", "--", *LABELS, fails=True)
+    assert f"changed after cryoseg had made this file: {LABELS[0]}" in shown
+    finished.write_stage("lamella", parameters__network__threshold=0.4)
+    finished.run("--", *LABELS, fails=True)
+    assert (finished.folder / LABELS[0]).read_bytes() == before
+    finished.run("--touch", "--", LABELS[1])
+    assert "Nothing to be done" in finished.run("-n", "--", LABELS[1])
+
+
+def test_a_corrected_file_that_is_moved_back_after_its_job_was_killed_is_kept(finished):
+    """It says that cryoseg made it, and there is the mark of a job that makes it."""
+    labels = finished.folder / LABELS[0]
+    correct(labels)
+    set_back(labels, 600)
+    record_path(labels).unlink()
+    state = finished.folder / ".snakemake"
+    for note in (state / "metadata").iterdir():
+        shutil.copyfile(note, state / "incomplete" / note.name)
+        note.unlink()
+    shown = finished.run("-n", "--", LABELS[0], fails=True)
+    assert f"no record says that cryoseg made this file: {LABELS[0]}" in shown
+    os.utime(labels)  # as what the job has made is
+    finished.run("-n", "--", LABELS[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"somebody's", b"\x89HDF\r\n\x1a\n"])
+def test_what_is_no_file_of_its_kind_does_not_pass_for_ours(content, finished):
+    put(finished.folder / LABELS[0], content)
+    record_path(finished.folder / LABELS[0]).unlink()
+    shutil.rmtree(finished.folder / ".snakemake")
+    shown = finished.run("-n", "--", LABELS[0], fails=True)
+    assert f"no record says that cryoseg made this file: {LABELS[0]}" in shown
 
 
 def test_what_is_made_of_a_file_that_was_changed_is_told(finished):

@@ -1,6 +1,8 @@
 """What lies in the place of a small file is never waited for, and never read without an end."""
 
 import os
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,11 +10,12 @@ import pytest
 from cryoseg.calibrations import scoring_calibration
 from cryoseg.errors import InputError
 from cryoseg.failures import names_input_error
+from cryoseg.joblog import log_to
 from cryoseg.paces import benchmark_seconds
 from cryoseg.provenance import read_record, record_path, sha256
 from cryoseg.run_owners import owners
 from cryoseg.run_warnings import warnings_in
-from cryoseg.shared_folders import NOTES, leave_notes, other_runs, others_in
+from cryoseg.shared_folders import NOTES, leave_notes, noted_elsewhere, other_runs, others_in
 from cryoseg.slurm import _tail
 from cryoseg.small_files import MOST_BYTES, files_only, read_json, read_text
 from cryoseg.splits import split_behind
@@ -109,3 +112,51 @@ def test_no_reader_of_what_runs_keep_waits_for_a_pipe(tmp_path):
         assert _tail(log) == ""
         assert _begin_or_none(str(log), "content") is None
         assert split_behind(model) == {}
+        with pytest.raises(SystemExit), log_to(log):
+            pass
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b"\xff\xfe", "a pipe", "a folder"])
+def test_notes_of_others_that_are_none_tell_nothing(content, tmp_path):
+    """Nor those that may not be read: Snakemake's are for a user and his group."""
+    notes = tmp_path / "run" / ".snakemake" / "metadata"
+    notes.mkdir(parents=True)
+    path, runs = tmp_path / "run" / "out" / "x.h5", [(str(tmp_path / "run/out"), tmp_path / "run")]
+
+    def found():
+        place_of = {str(path): notes / "whole", "out/x.h5": notes / "within"}
+        return [
+            said
+            for said, _ in noted_elsewhere(path, runs, "metadata", lambda _, key: place_of[key])
+        ]
+
+    (notes / "within").write_text('{"endtime": 5.0}')
+    if content == "a pipe":
+        os.mkfifo(notes / "whole")
+    elif content == "a folder":
+        (notes / "whole").mkdir()
+    elif content is not None:
+        (notes / "whole").write_bytes(content)
+    with at_most(10, of_clock=5):
+        assert found() == [{"endtime": 5.0}]
+
+
+@pytest.mark.root
+def test_notes_of_others_that_may_not_be_read_tell_nothing():
+    with tempfile.TemporaryDirectory() as run:  # not in pytest's folder, which only root may enter
+        note = Path(run, ".snakemake", "metadata", "x")
+        note.parent.mkdir(parents=True)
+        note.write_text('{"endtime": 5.0}')
+        note.chmod(0o600)
+        os.chmod(run, 0o755)
+
+        def found():
+            path = Path(run, "out", "x.h5")
+            return list(noted_elsewhere(path, [(f"{run}/out", run)], "metadata", lambda *_: note))
+
+        assert len(found()) == 2
+        os.seteuid(4712)
+        try:
+            assert found() == []
+        finally:
+            os.seteuid(0)

@@ -6,12 +6,11 @@ what is newer than the inputs for the output itself.
 
 import os
 from collections import defaultdict
-from itertools import islice
 from pathlib import Path
 
 from cryoseg.errors import ChangedError, InputError, printable, shortened
 from cryoseg.folders import some
-from cryoseg.provenance import FOLDER, HEADER_BYTES, read_record, sha256
+from cryoseg.provenance import FOLDER, HEADER_BYTES, read_record, record_path, sha256
 
 # Files of a kind that are named, in one line if they are few.
 MOST_NAMED, MOST_IN_A_LINE = 20, 3
@@ -19,9 +18,11 @@ MOST_NAMED, MOST_IN_A_LINE = 20, 3
 HDF5, MRC, MRC_SIGNATURE = b"\x89HDF\r\n\x1a\n", slice(208, 212), b"Written by cryoseg"
 # Seconds by which Snakemake's note of a time of change may differ from the file's, by rounding.
 SAME_TIME = 1e-4
-# Files that are read to compare them with their records before a run begins; of others this is done
-# when their job does.
-MOST_READ = 100
+# Bytes that are read to compare files with their records before a run begins; of others this is
+# done when their job does.
+MOST_READ = 1e9
+# Seconds by which the clocks of a working folder's disk and another one may differ.
+CLOCKS_DIFFER = 60
 
 
 def recorded_or_not(outputs):
@@ -42,17 +43,40 @@ def recorded_or_not(outputs):
     return tuple(map(sorted, found))
 
 
+def recorded_or_not_of_a_job(outputs):
+    """As recorded_or_not, without a look at other files in their folders."""
+    there = sorted(filter(os.path.lexists, outputs))
+    recorded = [path for path in there if os.path.lexists(record_path(path))]
+    return recorded, [path for path in there if path not in recorded]
+
+
 def changed_since(recorded, times_of, most=None):
     """Those of the outputs with a record that are no longer what it is of.
 
     times_of: function that gives the times of change of a path when its job was done, as far as
               they are noted
-    most:     how many files are read, at most
+    most:     how many bytes are read, at most
     A file is read only where its time of change is not a noted one: in a folder that was copied
     without its times, all are.
     """
-    odd = ((path, times) for path in recorded if not has_time(path, times := times_of(path)))
-    return [path for path, times in islice(odd, most) if not _is_as_recorded(path, bool(times))]
+    changed, read = [], 0
+    for path in recorded:
+        if has_time(path, times := times_of(path)):
+            continue
+        read += _size(path)
+        if most is not None and read > most:
+            read -= _size(path)
+        elif not _is_as_recorded(path, bool(times)):
+            changed.append(path)
+    return changed
+
+
+def _size(path):
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
 
 
 def _is_as_recorded(path, is_noted):
@@ -103,11 +127,25 @@ def is_signed(path):
     try:
         with open(path, "rb") as file:
             start = file.read(HEADER_BYTES)
-        if start.startswith(HDF5):
-            return _names_its_maker(path)
+        if path.endswith(".h5"):
+            return start.startswith(HDF5) and _names_its_maker(path)
     except (OSError, InputError):
         return False
-    return MRC_SIGNATURE in start if start[MRC] == b"MAP " else True
+    if path.endswith(".mrc"):
+        return start[MRC] == b"MAP " and MRC_SIGNATURE in start
+    return True
+
+
+def is_of_a_job_since(path, mark):
+    """Whether a file was last changed when a job that has not ended had begun.
+
+    mark: time of change of the mark that tells of the job, seconds since 1970
+    What somebody moved there later is older, as long as its time of change came with it.
+    """
+    try:
+        return os.stat(path).st_mtime > mark - CLOCKS_DIFFER
+    except OSError:
+        return False
 
 
 def is_empty(path):

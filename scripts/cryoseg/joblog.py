@@ -145,6 +145,9 @@ def _opened(path):
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_fifo():  # which would be waited for until somebody reads it
+            print(f"error: {path}: it is a pipe, not a file; remove it", file=sys.stderr)
+            raise SystemExit(1)
         log = path.open("w", **TEXT)
     except OSError as error:
         said = no_space_for_notes(path.parent) if is_full_disk(error) else refusal(error)

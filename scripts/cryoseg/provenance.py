@@ -149,14 +149,12 @@ def flattened(settings, start=""):
 
 
 @contextmanager
-def recorded(job, headers=(), unread=(), absent=()):
+def recorded(job, headers=(), absent=()):
     """Keep a record of a job's outputs, if the block ends well.
 
     job:     has rule (its name), input, output and params, each by name, as Snakemake's scripts
              find them
     headers: names of inputs of which only the MRC header is read
-    unread:  names of large outputs that are not read again to be hashed: the step that takes them
-             for its input does that anyway
     absent:  paths of inputs that the job goes without, and of outdated ones that it does not read
     Inputs are hashed in other threads meanwhile.
     Yields a dict; what is put into it becomes part of the record.
@@ -186,9 +184,7 @@ def recorded(job, headers=(), unread=(), absent=()):
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "inputs": [_described(*each, hashes.get(each)) for each in inputs],
             "outputs": [
-                {"name": name, "path": path}
-                if name in unread
-                else _described(name, path, "content", sha256(path))
+                _described(name, path, "content", sha256(path))
                 for name, paths in outputs.items()
                 for path in paths
             ],

@@ -31,8 +31,8 @@ from kill import (
     fill,
     finish,
     left_over,
+    options_of,
     play,
-    read_options,
     start,
 )
 from tracebacks import tracebacks
@@ -183,7 +183,7 @@ def campaign(rounds, seed, targets=WHOLE, keep=False):
 
 
 def main():
-    options = read_options(__doc__, rounds=8)
+    options = options_of(__doc__, rounds=8).parse_args()
     _, finds = campaign(options.rounds, options.seed, keep=options.keep)
     print(f"{options.rounds} rounds, {len(finds)} finds")
     sys.exit(bool(finds))

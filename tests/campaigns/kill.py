@@ -1,11 +1,14 @@
 """Kill a process of the whole workflow at a random moment, give the same command again, compare.
 
     PYTHONPATH=tests:scripts python tests/campaigns/kill.py [--rounds 100] [--seed 0] [--keep]
+        [--changed]
 
-In each round the workflow begins in an empty folder. One to three times a random process of it (a
-script, the trainer, snakemake itself) gets SIGKILL, SIGTERM or SIGSTOP and then SIGKILL, or all of
-them get SIGINT, as by Ctrl-C. Then the plain command must end well, and leave what an undisturbed
-run leaves. Meanwhile every file that appears under a final name is opened: it must be whole.
+In each round the workflow begins in an empty folder; or, with --changed, what trains no network begins
+where all of it was done, of tomograms that were replaced since. One to three times a random process
+of it (a script, the trainer, snakemake itself) gets SIGKILL, SIGTERM or SIGSTOP and then SIGKILL, or
+all of them get SIGINT, as by Ctrl-C. Then the plain command must end well, and leave what an
+undisturbed run leaves. Meanwhile every file that appears under a final name is opened: it must be
+whole.
 """
 
 import argparse
@@ -54,6 +57,8 @@ NOT_OURS = (".snakemake", "logs", "benchmarks", "tensorboard")
 SYSTEM = ctypes.CDLL(None, use_errno=True)
 # All that can be made, drawn and evaluated.
 WHOLE = ("all", "evaluate", "overview")
+# All that can be made of a tomogram without a network that is trained there.
+WITHOUT_TRAINING = ("scale", *(f"predictions/lamella/{name}_preds.h5" for name in NAMES))
 
 
 class FoundError(AssertionError):
@@ -80,6 +85,15 @@ def fill(folder):
     lab.write_yaml("config/semantic.yaml", stage | evaluation)
     shutil.copy(REPOSITORY / "tests" / "data" / "lamella.ckpt", lab.folder / "lamella.ckpt")
     for seed, name in enumerate(NAMES):
+        lab.write_labels(name, seed)
+    return lab
+
+
+def fill_anew(folder, targets):
+    """The same Lab with all targets made, of other tomograms than lie there now."""
+    lab = fill(folder)
+    finish(KilledLab(lab.folder, targets))
+    for seed, name in enumerate(NAMES, start=10):
         lab.write_labels(name, seed)
     return lab
 
@@ -288,16 +302,16 @@ def wait_for_orphans(before):
         raise FoundError(f"jobs of a killed run live on: {names}")
 
 
-def disturb(lab, watch, chance, files):
+def disturb(lab, watch, chance, files, patience):
     """Run the workflow and strike it once, at a random moment up to the last of so many files.
+
+    patience: seconds from there, at most
 
     Returns what was struck, (what, how) or None, and the processes that the run had.
     """
     run, family = start(lab), []
-    wanted, patience = (
-        chance.randint(min(len(watch.seen), files), files),
-        chance.uniform(0, MOST_PATIENCE),
-    )
+    wanted = chance.randint(min(len(watch.seen), files), files)
+    patience = chance.uniform(0, patience)
     at = None
     while run.poll() is None and (at is None or time.monotonic() < at):
         if at is None and len(watch.seen) >= wanted:
@@ -331,12 +345,15 @@ def count_files(folder):
     return len(watch.seen)
 
 
-def one_round(folder, seed, inputs, reference, struck, targets=WHOLE, most=3):
+def one_round(
+    folder, seed, inputs, reference, struck, targets=WHOLE, most=3, patience=MOST_PATIENCE
+):
     """One round in a folder; adds what was struck to ``struck``, (what, how). Raises FoundError.
 
-    inputs:    folder of a Lab in which nothing is done yet
+    inputs:    folder of a Lab in which nothing is done yet, or all of other tomograms
     reference: the same, done undisturbed
     most:      kills
+    patience:  as disturb takes it
     """
     chance, folder = random.Random(seed), Path(folder)
     folder.mkdir()
@@ -345,7 +362,7 @@ def one_round(folder, seed, inputs, reference, struck, targets=WHOLE, most=3):
         watch.look()
         files = count_files(reference)
         for _ in range(chance.randint(1, most)):
-            hit, family = disturb(lab, watch, chance, files)
+            hit, family = disturb(lab, watch, chance, files, patience)
             if hit:
                 struck.append(hit)
             # Or the next run begins beside jobs of this one that have not noticed yet.
@@ -353,7 +370,7 @@ def one_round(folder, seed, inputs, reference, struck, targets=WHOLE, most=3):
                 wait_for_orphans(family)
         finish(lab)
         wait_for_orphans(family)
-    check_end(lab, watch, reference, thorough=targets == WHOLE)
+    check_end(lab, watch, reference, thorough=targets in (WHOLE, WITHOUT_TRAINING))
 
 
 def check_end(lab, watch, reference, thorough=True):
@@ -407,22 +424,27 @@ def play(one_round, rounds, seed, top, keep=False):
     return happened, finds
 
 
-def campaign(rounds, seed, targets=WHOLE, most=3, keep=False):
+def campaign(rounds, seed, targets=WHOLE, most=3, keep=False, changed=False):
     """Rounds of kills, numbered from ``seed``; returns (struck, finds).
 
     targets: of the command
     most:    kills in a round
+    changed: begin each where all was done of other tomograms
     """
     struck = []
     with tempfile.TemporaryDirectory() as top:
-        inputs = fill(Path(top, "inputs")).folder
+        folder = Path(top, "inputs")
+        inputs = (fill_anew(folder, targets) if changed else fill(folder)).folder
         reference = KilledLab(copied(inputs, Path(top, "reference")), targets)
+        started = time.monotonic()
         finish(reference)
+        # Where all files are there from the beginning, they tell of no moment.
+        patience = time.monotonic() - started if changed else MOST_PATIENCE
 
         def killed(folder, number):
             hits = []
             try:
-                one_round(folder, number, inputs, reference.folder, hits, targets, most)
+                one_round(folder, number, inputs, reference.folder, hits, targets, most, patience)
             except FoundError as error:
                 raise FoundError(f"{hits}: {error}") from error
             finally:
@@ -437,18 +459,23 @@ def campaign(rounds, seed, targets=WHOLE, most=3, keep=False):
     return struck, finds
 
 
-def read_options(description, rounds):
-    """The options of a campaign's command: how many rounds, the first one's number, keep."""
+def options_of(description, rounds):
+    """A parser of the options of a campaign: how many rounds, the first one's number, keep."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--seed", type=int, default=0, help="of the first round; then 1 more")
     parser.add_argument("--keep", action="store_true", help="keep the folder of what has a find")
-    return parser.parse_args()
+    return parser
 
 
 def main():
-    options = read_options(__doc__, rounds=100)
-    struck, finds = campaign(options.rounds, options.seed, keep=options.keep)
+    parser = options_of(__doc__, rounds=100)
+    parser.add_argument("--changed", action="store_true", help="begin where all was done before")
+    options = parser.parse_args()
+    targets = WITHOUT_TRAINING if options.changed else WHOLE
+    struck, finds = campaign(
+        options.rounds, options.seed, targets, keep=options.keep, changed=options.changed
+    )
     for what in sorted({what for what, _ in struck}):
         ways = [way for each, way in struck if each == what]
         print(f"{what:24}", ", ".join(f"{way}: {ways.count(way)}" for way in WAYS))
