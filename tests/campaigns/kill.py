@@ -3,12 +3,12 @@
     PYTHONPATH=tests:scripts python tests/campaigns/kill.py [--rounds 100] [--seed 0] [--keep]
         [--changed]
 
-In each round the workflow begins in an empty folder; or, with --changed, what trains no network begins
-where all of it was done, of tomograms that were replaced since. One to three times a random process
-of it (a script, the trainer, snakemake itself) gets SIGKILL, SIGTERM or SIGSTOP and then SIGKILL, or
-all of them get SIGINT, as by Ctrl-C. Then the plain command must end well, and leave what an
-undisturbed run leaves. Meanwhile every file that appears under a final name is opened: it must be
-whole.
+In each round the workflow begins in an empty folder; or, with --changed, what trains no network
+begins where all of it was done, of tomograms that were replaced since. One to three times a random
+process of it (a script, the trainer, snakemake itself) gets SIGKILL, SIGTERM or SIGSTOP and then
+SIGKILL, or all of them get SIGINT, as by Ctrl-C. Then the plain command must end well, and leave
+what an undisturbed run leaves. Meanwhile every file that appears under a final name is opened: it
+must be whole.
 """
 
 import argparse
