@@ -29,6 +29,7 @@ LONG = tuple(
         "campaigns/test_kill.py",
         "test_training_workflow.py",
         "test_train_model.py",
+        "test_foreign_files.py",
         "test_estimates.py",
     )
 )
