@@ -173,40 +173,26 @@ class Notes:
         noted = self.persistence.metadata(file)
         times = [noted.endtime] if noted and noted.endtime else []
         if not foreign_files.has_time(str(file), times):
-            others = (note.get("endtime") for note, _ in self._elsewhere(file, "metadata"))
+            place_of = self.persistence._record_path
+            others = (
+                note.get("endtime") for note in noted_elsewhere(file, self.elsewhere, place_of)
+            )
             times += [each for each in others if isinstance(each, float)]
         return times
 
     def tell_of(self, file):
         """Whether a file without a record is ours, by its own word and by Snakemake's notes.
 
-        A job that is killed between the two leaves a mark; notes tell of what older versions made.
+        These tell of what older versions made: by now, a file's record is there before the file.
         In a file of no bytes, nothing can be lost.
         """
         path = str(file)
         expected = (
             file.endswith(".ckpt")  # which has a dated copy, or is not ours
             or foreign_files.has_time(path, self.times(file))
-            or any(foreign_files.is_of_a_job_since(path, mark) for mark in self._marks(file))
             or record_path(path).exists()  # by now, of a run elsewhere
         )
         return foreign_files.is_empty(path) or (expected and foreign_files.is_signed(path))
-
-    def _marks(self, file):
-        """Times at which jobs that have not ended, and make a file, had begun."""
-        note = self._place(self.persistence._incomplete_path, str(file))
-        if os.path.exists(note):
-            # A job on a cluster has another mark by now, and was looked at as the run was planned.
-            yield os.stat(note).st_mtime if self.workflow.is_main_process else 0
-        for _, time in self._elsewhere(file, "incomplete"):
-            yield time
-
-    def _elsewhere(self, file, kind):
-        return noted_elsewhere(file, self.elsewhere, kind, self._place)
-
-    def _place(self, notes, key):
-        """The path of the note of an output in a folder of notes."""
-        return self.persistence._record_path(notes, key)
 
 
 refuse_to_replace_foreign_files(workflow, STAGES)

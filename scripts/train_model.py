@@ -220,7 +220,8 @@ def write_settings(folder, config, backbone_config, pretrained, patches):
 
 def job_of_snakemake():
     """Run as the job of a rule."""
-    with log_to(snakemake.log[0]), recorded(snakemake):
+    # A model has its name from the moment that it has its dated one.
+    with log_to(snakemake.log[0]), recorded(snakemake, waits=False):
         how = ("device", "gpu_devices", "nodes", "num_workers", "cache_rate", "checkpoint_minutes")
         resources = {name: snakemake.resources[name] for name in how}
         resources["threads"] = snakemake.threads

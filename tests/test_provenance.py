@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import h5py
@@ -14,9 +16,10 @@ import pytest
 from conftest import REPOSITORY
 from cryoseg import provenance
 from cryoseg.errors import InputError
-from cryoseg.provenance import header_lines, record_path, recorded
+from cryoseg.provenance import header_lines, read_record, record_path, recorded, sha256
 from cryoseg.steps import Step
 from cryoseg.verification import verify
+from cryoseg.volumes import written_aside
 from test_workflow import RAW, Lab
 
 
@@ -108,6 +111,64 @@ def test_a_job_that_fails_leaves_no_record_of_an_earlier_one(workshop):
     with pytest.raises(InputError):
         fail()
     assert not record_path(workshop.made).exists()
+
+
+# A job with two outputs that is killed when it gives a file its name, the one with a number.
+KILLED = """
+import os, sys
+from types import SimpleNamespace
+from cryoseg.provenance import recorded
+from cryoseg.volumes import written_aside
+rename, names = os.replace, []
+
+def replace(source, target):
+    names.append(target)
+    if len(names) > int(sys.argv[1]):
+        os.kill(os.getpid(), 9)
+    rename(source, target)
+
+os.replace = replace
+outputs = {"one": "out/a.txt", "two": "out/b.txt"}
+with recorded(SimpleNamespace(rule="x", input={}, output=outputs, params={})):
+    for path in outputs.values():
+        with written_aside(path) as aside:
+            aside.write_text(path)
+        assert not os.path.exists(path)
+"""
+
+
+@pytest.mark.parametrize("named", range(5))
+def test_wherever_a_job_is_killed_each_output_has_its_record(named, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    paths = {"PYTHONPATH": str(REPOSITORY / "scripts")}
+    job = subprocess.run(
+        [sys.executable, "-c", KILLED, str(named)], env=os.environ | paths, cwd=tmp_path
+    )
+    assert job.returncode == (0 if named == 4 else -9)
+    made = [path for path in (folder / "a.txt", folder / "b.txt") if path.exists()]
+    assert len(made) == max(0, named - 2)
+    for path in made:
+        outputs = {each["path"]: each["sha256"] for each in read_record(path)["outputs"]}
+        assert outputs[str(path.relative_to(tmp_path))] == sha256(path)
+    assert bool(list(folder.glob(".*"))) == (named < 4)  # which the next such job removes
+
+
+def test_a_job_that_fails_after_it_has_written_leaves_no_output(tmp_path):
+    job = SimpleNamespace(rule="x", input={}, output={"one": str(tmp_path / "a.txt")}, params={})
+
+    def fail():
+        with recorded(job):
+            with written_aside(tmp_path / "a.txt") as aside:
+                aside.write_text("complete")
+            raise InputError("no")
+
+    with pytest.raises(InputError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    with written_aside(tmp_path / "a.txt") as aside:  # waits for nothing any more
+        aside.write_text("complete")
+    assert (tmp_path / "a.txt").exists()
 
 
 def test_what_was_not_touched_matches(workshop):

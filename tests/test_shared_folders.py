@@ -160,9 +160,10 @@ def replace_output():
 
 
 def take_back_output():
-    """As a job does whose input was replaced while it was read."""
+    """As a job does whose input was replaced while it was read, and whose output does not wait."""
     output = {"made": "of_anna/made.txt"}
-    with recorded(SimpleNamespace(rule="make", input={}, output=output, params={})):
+    job = SimpleNamespace(rule="make", input={}, output=output, params={})
+    with recorded(job, waits=False):
         raise ChangedError("source")
 
 

@@ -125,10 +125,7 @@ def test_notes_of_others_that_are_none_tell_nothing(content, tmp_path):
 
     def found():
         place_of = {str(path): notes / "whole", "out/x.h5": notes / "within"}
-        return [
-            said
-            for said, _ in noted_elsewhere(path, runs, "metadata", lambda _, key: place_of[key])
-        ]
+        return list(noted_elsewhere(path, runs, lambda _, key: place_of[key]))
 
     (notes / "within").write_text('{"endtime": 5.0}')
     if content == "a pipe":
@@ -152,7 +149,7 @@ def test_notes_of_others_that_may_not_be_read_tell_nothing():
 
         def found():
             path = Path(run, "out", "x.h5")
-            return list(noted_elsewhere(path, [(f"{run}/out", run)], "metadata", lambda *_: note))
+            return list(noted_elsewhere(path, [(f"{run}/out", run)], lambda *_: note))
 
         assert len(found()) == 2
         os.seteuid(4712)

@@ -18,11 +18,9 @@ MOST_NAMED, MOST_IN_A_LINE = 20, 3
 HDF5, MRC, MRC_SIGNATURE = b"\x89HDF\r\n\x1a\n", slice(208, 212), b"Written by cryoseg"
 # Seconds by which Snakemake's note of a time of change may differ from the file's, by rounding.
 SAME_TIME = 1e-4
-# Bytes that are read to compare files with their records before a run begins; of others this is
-# done when their job does.
-MOST_READ = 1e9
-# Seconds by which the clocks of a working folder's disk and another one may differ.
-CLOCKS_DIFFER = 60
+# Bytes and files that are read to compare them with their records before a run begins; of others
+# this is done when their job does.
+MOST_READ, MOST_FILES = 1e9, 1000
 
 
 def recorded_or_not(outputs):
@@ -55,18 +53,19 @@ def changed_since(recorded, times_of, most=None):
 
     times_of: function that gives the times of change of a path when its job was done, as far as
               they are noted
-    most:     how many bytes are read, at most
+    most:     how many bytes are read, at most, and then of no more than MOST_FILES
     A file is read only where its time of change is not a noted one: in a folder that was copied
     without its times, all are.
     """
-    changed, read = [], 0
+    changed, left, files = [], most, 0
     for path in recorded:
         if has_time(path, times := times_of(path)):
             continue
-        read += _size(path)
-        if most is not None and read > most:
-            read -= _size(path)
-        elif not _is_as_recorded(path, bool(times)):
+        if most is not None:
+            if files == MOST_FILES or (size := _size(path)) > left:
+                continue
+            left, files = left - size, files + 1
+        if not _is_as_recorded(path, bool(times)):
             changed.append(path)
     return changed
 
@@ -116,10 +115,7 @@ def _names_in(folder):
 
 
 def is_signed(path):
-    """Whether a file says that cryoseg made it, as far as such files can; of a killed job, say.
-
-    Those of a job appear under their name when they are complete, and say it then.
-    """
+    """Whether a file says that cryoseg made it, as far as such files can."""
     if path.endswith(".ckpt"):
         return has_dated_copy(path)
     if not os.path.isfile(path):  # a pipe would be waited for
@@ -131,21 +127,9 @@ def is_signed(path):
             return start.startswith(HDF5) and _names_its_maker(path)
     except (OSError, InputError):
         return False
-    if path.endswith(".mrc"):
+    if path.endswith((".mrc", ".rec")):
         return start[MRC] == b"MAP " and MRC_SIGNATURE in start
     return True
-
-
-def is_of_a_job_since(path, mark):
-    """Whether a file was last changed when a job that has not ended had begun.
-
-    mark: time of change of the mark that tells of the job, seconds since 1970
-    What somebody moved there later is older, as long as its time of change came with it.
-    """
-    try:
-        return os.stat(path).st_mtime > mark - CLOCKS_DIFFER
-    except OSError:
-        return False
 
 
 def is_empty(path):

@@ -210,7 +210,7 @@ def _ended_when(told):
         yield
     except SystemExit as end:
         if told:
-            os._exit(end.code)
+            os._exit(end.code if isinstance(end.code, int) else 1)
         raise
 
 

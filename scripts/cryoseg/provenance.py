@@ -18,7 +18,7 @@ from cryoseg.folders import refusal_named
 from cryoseg.small_files import files_only, read_json
 from cryoseg.steps import by_name
 from cryoseg.versions import versions
-from cryoseg.volumes import written_aside
+from cryoseg.volumes import named_together, written_aside
 
 FOLDER = "provenance"
 PACKAGES = ("numpy", "torch", "h5py", "mrcfile")
@@ -149,13 +149,17 @@ def flattened(settings, start=""):
 
 
 @contextmanager
-def recorded(job, headers=(), absent=()):
+def recorded(job, headers=(), absent=(), waits=True):
     """Keep a record of a job's outputs, if the block ends well.
+
+    A record is there before its output is, which is written aside until then: wherever the job is
+    killed, the output's hash tells whose it is.
 
     job:     has rule (its name), input, output and params, each by name, as Snakemake's scripts
              find them
     headers: names of inputs of which only the MRC header is read
     absent:  paths of inputs that the job goes without, and of outdated ones that it does not read
+    waits:   whether outputs are to wait for their record
     Inputs are hashed in other threads meanwhile.
     Yields a dict; what is put into it becomes part of the record.
     """
@@ -172,28 +176,30 @@ def recorded(job, headers=(), absent=()):
     reading = [begin_sha256(path, part) for _, path, part in read]
     about, before = {}, [_stamp(path) for _, path, _ in read]
     try:
-        yield about
-        # Of what the job read, be it replaced by now; sha256 would tell of what is there.
-        hashes = {each: _hash_of(future) for each, future in zip(read, reading, strict=True)}
-        for (name, path, part), stamp in zip(read, before, strict=True):
-            now = _stamp(path)
-            if now != stamp and (now is None or hashes[name, path, part] != sha256(path, part)):
-                raise ChangedError(path)
-        record = {
-            "step": job.rule,
-            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "inputs": [_described(*each, hashes.get(each)) for each in inputs],
-            "outputs": [
-                _described(name, path, "content", sha256(path))
-                for name, paths in outputs.items()
-                for path in paths
-            ],
-            "settings": dict(job.params.items()),
-            "versions": versions(*PACKAGES),
-            **about,
-        }
+        with named_together(_all(outputs) if waits else ()) as place_of:
+            yield about
+            # Of what the job read, be it replaced by now; sha256 would tell of what is there.
+            hashes = {each: _hash_of(future) for each, future in zip(read, reading, strict=True)}
+            for (name, path, part), stamp in zip(read, before, strict=True):
+                now = _stamp(path)
+                if now != stamp and (now is None or hashes[name, path, part] != sha256(path, part)):
+                    raise ChangedError(path)
+            record = {
+                "step": job.rule,
+                "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "inputs": [_described(*each, hashes.get(each)) for each in inputs],
+                "outputs": [
+                    _described(name, path, "content", sha256(place_of(path)))
+                    for name, paths in outputs.items()
+                    for path in paths
+                ],
+                "settings": dict(job.params.items()),
+                "versions": versions(*PACKAGES),
+                **about,
+            }
+            _write_record(record, _all(outputs))
     except BaseException as error:
-        if isinstance(error, ChangedError):
+        if isinstance(error, ChangedError) and not waits:
             # Not left to Snakemake, which in a cluster job leaves what bears an output's name.
             with refusal_named():
                 for output in _all(outputs):
@@ -203,8 +209,12 @@ def recorded(job, headers=(), absent=()):
             future.cancel()
         _hashes.clear()
         raise
+
+
+def _write_record(record, outputs):
+    """Write the record of a job beside each of its outputs."""
     text = json.dumps(record, indent=1, default=str) + "\n"
-    for path in _all(outputs):
+    for path in outputs:
         place = record_path(path)
         with refusal_named():
             place.parent.mkdir(exist_ok=True)

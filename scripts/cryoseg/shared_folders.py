@@ -108,26 +108,24 @@ def other_runs(entries):
             yield folder, run
 
 
-def noted_elsewhere(path, runs, kind, place_of):
-    """(what it says, its time of change) of each note of Snakemake's in others' working folders.
+def noted_elsewhere(path, runs, place_of):
+    """What Snakemake in other working folders has noted of an output as its job was done, mappings.
 
-    path:     of an output
+    path:     of the output
     runs:     (folder, working folder), as of other_runs
-    kind:     "metadata" of jobs that are done, "incomplete" of those that are not
     place_of: function that gives the path of the note in a folder of notes, by an output's path as
               it is spelled there
     What may not be read, or is no note, tells nothing.
     """
     path = os.path.abspath(path)
     for folder, run in runs:
-        notes = os.path.join(run, ".snakemake", kind)
+        notes = os.path.join(run, ".snakemake", "metadata")
         if path.startswith(f"{folder}/") and os.path.isdir(notes):
             for spelled in (path, os.path.relpath(path, run)):
                 with suppress(OSError, InputError):
-                    note = place_of(notes, spelled)
-                    found = read_json(note)
+                    found = read_json(place_of(notes, spelled))
                     if isinstance(found, dict):
-                        yield found, os.stat(note).st_mtime
+                        yield found
 
 
 def _run_around(folder, here):

@@ -205,9 +205,39 @@ def _write_slabs(file, data, dtype):
     return low, high, mean, np.sqrt(square_sum / count)
 
 
+# {whole path: what is to get this name at the end of a block of named_together, once it is written}
+_waiting = {}
+
+
+@contextmanager
+def named_together(paths):
+    """Let files that are written aside for these paths get their names at the end of the block.
+
+    Yields a function that gives the place of the file of a path until then; of one that was not
+    written aside, the path. After an exception nothing is left of them.
+    """
+    wholes = {os.path.abspath(path): path for path in paths}
+    _waiting.update(dict.fromkeys(wholes))
+    try:
+        yield lambda path: _waiting[os.path.abspath(path)] or path
+        for whole, path in wholes.items():
+            if aside := _waiting[whole]:
+                try:
+                    os.replace(aside, path)
+                except OSError as error:
+                    if reason := _why_not_written(error, Path(path), (aside,), None):
+                        raise InputError(reason) from error
+                    raise
+    finally:
+        for whole in wholes:
+            if aside := _waiting.pop(whole):
+                with suppress(OSError):  # as for written_aside
+                    aside.unlink()
+
+
 @contextmanager
 def written_aside(path, byte_count=None):
-    """Yield a path to write to; the file gets its own name when complete.
+    """Yield a path to write to; the file gets its own name when complete, see named_together too.
 
     byte_count: how large the file will be, where that is known
 
@@ -217,7 +247,7 @@ def written_aside(path, byte_count=None):
     stood at ``path`` before still stands there. Raises InputError where the disk is full, or where
     the folder cannot be written to.
     """
-    path = Path(path)
+    path, whole, waits = Path(path), os.path.abspath(path), False
     aside = path.with_name(_aside_name(path.name))
     written = (_scratch_folder() or path.parent) / aside.name
     try:
@@ -228,13 +258,16 @@ def written_aside(path, byte_count=None):
             shutil.copyfile(written, aside)
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        if waits := whole in _waiting:
+            _waiting[whole] = aside
+        else:
+            os.replace(aside, path)
     except (OSError, RuntimeError) as error:
         if reason := _why_not_written(error, path, (aside, written), byte_count):
             raise InputError(reason) from error
         raise
     finally:
-        for each in {aside, written}:
+        for each in {aside, written} - ({aside} if waits else set()):
             with suppress(OSError):  # such as that its folder is gone, with all that was in it
                 each.unlink()
 

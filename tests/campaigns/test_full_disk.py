@@ -295,7 +295,7 @@ def test_a_target_whose_files_are_gone_in_the_end_is_among_what_failed(tmp_path)
     lab = fill(Lab(tmp_path / "lab"))
     command = lab.command("--cores", "1", "--", "scale")
     run = subprocess.Popen(command, cwd=lab.folder, stderr=subprocess.PIPE, text=True)
-    scaled = [lab.folder / "scaled" / path.name for path in lab.folder.glob("raw/*.mrc")]
+    scaled = [lab.folder / "scaled" / f"{name}.mrc" for name in NAMES]
     while run.poll() is None and sum(path.exists() for path in scaled) < len(scaled) - 1:
         time.sleep(0.01)
     next(path for path in scaled if path.exists()).unlink()

@@ -1,7 +1,6 @@
 """Who writes beside a job does not corrupt what it makes, and is told of."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -205,21 +204,6 @@ def test_two_runs_of_two_working_folders_leave_whole_files_in_one_output_folder(
         assert not left_over(lab)
     for name in ("TS_1", "TS_2", "TS_3"):
         open_whole(folder / "scaled" / f"{name}.mrc", ".mrc")
-
-
-def test_a_file_that_another_run_is_about_to_record_is_no_strangers(tmp_path):
-    folder = fill_common_folder(tmp_path)
-    anna, ben = lab_of("anna", folder), lab_of("ben", folder, invert=True)
-    anna.run("--", "scale")
-    # As Ben sees it while Anna's last job hashes what it has written.
-    record_path(folder / "scaled" / "TS_3.mrc").unlink()
-    state = anna.folder / ".snakemake"
-    for note in (state / "metadata").iterdir():
-        note.rename(state / "incomplete" / note.name)
-    everything = ("-n", "--forceall", "--", "scale")
-    ben.run(*everything)
-    shutil.rmtree(state)
-    assert f"this file: {folder}/scaled/TS_3.mrc" in ben.run(*everything, fails=True)
 
 
 def test_outputs_of_somebody_elses_settings_are_told_of_before_they_are_taken_for_ones_own(
