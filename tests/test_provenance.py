@@ -171,6 +171,16 @@ def test_a_job_that_fails_after_it_has_written_leaves_no_output(tmp_path):
     assert (tmp_path / "a.txt").exists()
 
 
+def test_an_output_that_does_not_wait_is_recorded_where_it_lies(tmp_path):
+    path = tmp_path / "model.ckpt"
+    job = SimpleNamespace(rule="x", input={}, output={"one": str(path)}, params={})
+    with recorded(job, waits=False):
+        with written_aside(path) as aside:
+            aside.write_text("complete")
+        assert path.exists()
+    assert read_record(path)["outputs"][0]["sha256"] == sha256(path)
+
+
 def test_what_was_not_touched_matches(workshop):
     assert workshop.found() == ("matches", "")
 

@@ -219,7 +219,7 @@ def named_together(paths):
     wholes = {os.path.abspath(path): path for path in paths}
     _waiting.update(dict.fromkeys(wholes))
     try:
-        yield lambda path: _waiting[os.path.abspath(path)] or path
+        yield lambda path: _waiting.get(os.path.abspath(path)) or path
         for whole, path in wholes.items():
             if aside := _waiting[whole]:
                 try:
