@@ -69,7 +69,8 @@ SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000,bf_interval=5
 PriorityType=priority/basic
 # Jobs that take more memory than they asked for are killed, as control groups would do it.
 JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=task=2
+# Every second: a group of two quick jobs takes three.
+JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 JobCompType=jobcomp/none
 MailProg=/bin/true

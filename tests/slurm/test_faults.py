@@ -124,20 +124,20 @@ def test_without_groups_each_step_of_each_tomogram_is_a_job(ten, tmp_path):
 
 
 def test_a_job_killed_for_memory_gets_more_then_is_reported(few):
-    enough = "--set-resources", "raw_scale_tomogram:mem_mb=[100,3000][attempt-1]"
+    enough = "--set-resources", "raw_scale_tomogram:mem_mb=[20,3000][attempt-1]"
     started = time.time()
     few.run(*enough, *SCALE)
     jobs = few.cluster.jobs(started)
-    assert sorted({job.memory for job in jobs}) == ["100M", "3000M"]
+    assert sorted({job.memory for job in jobs}) == ["20M", "3000M"]
     assert [job.state for job in jobs].count("COMPLETED") == 2
     for name in FEW:
         (few.folder / "scaled" / f"{name}.mrc").unlink()
     text = few.run(
-        "--set-resources", "raw_scale_tomogram:mem_mb=100", "--retries", "0", *SCALE, fails=True
+        "--set-resources", "raw_scale_tomogram:mem_mb=20", "--retries", "0", *SCALE, fails=True
     )
     assert {row["kind"] for row in failures(few)} == {"out of memory"}
     assert {row["tomogram"] for row in failures(few)} == set(FEW)
-    assert "out of memory (the cluster job had asked for 100M)" in text
+    assert "out of memory (the cluster job had asked for 20M)" in text
 
 
 def test_a_job_that_takes_too_long_gets_more_time_then_is_reported(few):
