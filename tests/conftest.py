@@ -66,8 +66,10 @@ def data():
 @pytest.fixture(scope="session")
 def cluster():
     """A running cluster; a reason to skip without Slurm, a failure where it is required."""
-    from slurm_cluster import SlurmCluster, reason_against
+    from slurm_cluster import LINK, SlurmCluster, left_by_a_killed_run, reason_against
 
+    if folder := left_by_a_killed_run(LINK):
+        SlurmCluster(folder).stop()
     if reason := reason_against():
         skip_unless_required("CRYOSEG_REQUIRE_SLURM", reason)
     # Not in pytest's own folder, which nobody else may enter: munge and the database would not.

@@ -20,6 +20,8 @@ HERE = Path(__file__).parent
 COMMANDS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "sacct", "ip", "nsenter")
 PACKAGES = "slurm-wlm slurmdbd mariadb-server munge iproute2"
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+LINK = Path("/etc/slurm/slurm.conf")
+OWNER = "owner"  # file in a cluster's folder: number and start of the process that runs the tests
 
 
 def reason_against():
@@ -28,9 +30,29 @@ def reason_against():
         return f"no Slurm here ({', '.join(missing)} missing): apt-get install {PACKAGES}"
     if os.geteuid() != 0:
         return "a Slurm cluster of several nodes on one machine needs root"
-    if Path("/etc/slurm/slurm.conf").exists():
-        return "this machine belongs to a Slurm cluster; none is started beside it"
+    if LINK.exists():
+        return (
+            f"this machine belongs to a Slurm cluster ({LINK.resolve()}), or other tests run their "
+            "own; none is started beside it"
+        )
     return None
+
+
+def left_by_a_killed_run(link):
+    """Folder of a test cluster that ``link`` leads into and whose tests are gone, or None."""
+    if not link.is_symlink():
+        return None
+    folder = link.readlink().parents[1]
+    try:
+        number, started = (folder / OWNER).read_text().split()
+    except (FileNotFoundError, ValueError):  # no test cluster
+        return None
+    try:
+        # A clock that is set moves the time that a process is said to have started at.
+        lives = abs(psutil.Process(int(number)).create_time() - float(started)) < 60
+    except psutil.NoSuchProcess:
+        lives = False
+    return None if lives else folder
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,8 @@ class SlurmCluster:
         }
 
     def start(self):
+        started = psutil.Process().create_time()
+        (self.folder / OWNER).write_text(f"{os.getpid()} {started!r}")
         # Polite to what else runs on this machine; jobs inherit it.
         done = self.call("nice", "-n", "19", HERE / "start-cluster.sh", check=False)
         assert done.returncode == 0, done.stdout + done.stderr

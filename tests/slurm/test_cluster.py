@@ -5,11 +5,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 
-from slurm_cluster import ClusterLab
+from slurm_cluster import OWNER, ClusterLab, left_by_a_killed_run
 from test_workflow import ALL_STEPS, ODD, RAW, STAGES, Lab, fill, steps
 
 BAD = "TS_2"
@@ -26,6 +28,24 @@ def prepare(lab, names):
     for stage in STAGES:
         lab.write_stage(stage, hyper_parameters__device="auto")
     return lab
+
+
+def test_a_cluster_whose_tests_were_killed_is_told_from_one_in_use(tmp_path):
+    link, folder = tmp_path / "slurm.conf", tmp_path / "slurm-test"
+    link.symlink_to(folder / "etc/slurm.conf")
+    assert left_by_a_killed_run(link) is None  # somebody's Slurm, of which nothing is known
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as tests:
+        started = psutil.Process(tests.pid).create_time()
+        (folder / OWNER).write_text(f"{tests.pid} {started!r}")
+        assert left_by_a_killed_run(link) is None
+        tests.kill()
+    assert left_by_a_killed_run(link) == folder
+    (folder / OWNER).write_text(f"{os.getpid()} {started - 3600!r}")  # its number is another's now
+    assert left_by_a_killed_run(link) == folder
+    link.unlink()
+    link.write_text("ClusterName=theirs\n")
+    assert left_by_a_killed_run(link) is None
 
 
 @pytest.fixture(scope="module")
