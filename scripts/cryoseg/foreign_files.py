@@ -81,8 +81,9 @@ def _size(path):
 def _is_as_recorded(path, is_noted):
     """Whether a file is what its record is of, by its hash.
 
-    Of files without one: whether it says that it is ours, unless its time of change is noted, and
-    another one by now. Records of other working folders spell paths in another way.
+    Where an earlier version recorded none (of scaled tomograms), or the record is damaged: whether
+    the file says that it is ours, unless its time of change is noted, and another one by now.
+    Records of other working folders spell paths in another way.
     """
     if not os.path.isfile(path):  # a pipe would be waited for
         return False

@@ -159,7 +159,8 @@ def recorded(job, headers=(), absent=(), waits=True):
              find them
     headers: names of inputs of which only the MRC header is read
     absent:  paths of inputs that the job goes without, and of outdated ones that it does not read
-    waits:   whether outputs are to wait for their record
+    waits:   whether outputs are to wait for their record; else they are there as they are written,
+             and are removed where an input was changed meanwhile
     Inputs are hashed in other threads meanwhile.
     Yields a dict; what is put into it becomes part of the record.
     """
