@@ -12,13 +12,13 @@ from pathlib import Path
 
 import snakemake.dag
 import snakemake.jobs
+import snakemake.persistence.file
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from cryoseg import foreign_files
-from cryoseg.errors import InputError, printable, shortened
-from cryoseg.folders import some
-from cryoseg.provenance import record_path
+from cryoseg.errors import InputError
+from cryoseg.provenance import is_empty, record_path
 from cryoseg.shared_folders import entries_by_folder, noted_elsewhere, other_runs
 from cryoseg.small_files import files_only
 
@@ -28,6 +28,9 @@ def refuse_to_replace_foreign_files(workflow, stages):
     notes = Notes(workflow, stages)
     plan, delete_outputs = snakemake.dag.DAG.postprocess, snakemake.dag.DAG.clean
     prepare, end = snakemake.jobs.Job.prepare, snakemake.jobs.Job.postprocess
+    date_outputs = snakemake.dag.DAG.check_and_touch_output
+    write_note = snakemake.persistence.file.FilePersistence._write_record
+    left_at = {}  # times of change as jobs left them, by the notes' keys, of outputs changed since
 
     async def planned(dag, *arguments, check_initial=False, **options):
         await plan(dag, *arguments, check_initial=check_initial, **options)
@@ -52,17 +55,40 @@ def refuse_to_replace_foreign_files(workflow, stages):
         await prepare(job)
 
     async def ended(job, *arguments, error=False, **options):
-        if error and foreign_among(job, notes):
-            # Or Snakemake would take what is there for the job's, and remove it.
+        if not (error and foreign_among(job, notes)):
+            await end(job, *arguments, error=error, **options)
+        # Or Snakemake would take what is there for the job's, and remove it.
+        elif workflow.is_main_process:  # to which a mark tells that a job elsewhere has failed
             for file in job.output:
                 workflow.persistence._unmark_incomplete(workflow.persistence._get_key(file))
-        else:
-            await end(job, *arguments, error=error, **options)
+
+    async def dated(dag, job, **options):
+        """Date what a job has left, in the main process alone: not what was changed since.
+
+        On a cluster a job's outputs may lie there for hours until that one notices.
+        """
+        changed = {}
+        if workflow.is_main_process and not workflow.touch:
+            changed = foreign_files.changed_since_made(map(str, job.output))
+        if changed:
+            logger.warning(foreign_files.said_of_changed(changed))
+        if changed or not workflow.is_main_process:
+            options |= {"no_touch": True, "check_output_mtime": False}
+        for file in job.output:
+            left_at[workflow.persistence._get_key(file)] = changed.get(str(file))
+        await date_outputs(dag, job, **options)
+
+    def noted(persistence, key, record):
+        # By the time at which it was changed, it would be told as the job's own.
+        record.endtime = left_at.pop(key, None) or record.endtime
+        write_note(persistence, key, record)
 
     snakemake.dag.DAG.postprocess = planned
     snakemake.dag.DAG.clean = clean
     snakemake.jobs.Job.prepare = prepared
     snakemake.jobs.Job.postprocess = ended
+    snakemake.dag.DAG.check_and_touch_output = dated
+    snakemake.persistence.file.FilePersistence._write_record = noted
 
 
 def refuse_foreign(dag, notes, is_lost):
@@ -147,10 +173,7 @@ def warn_of_changed_inputs(dag, notes, is_lost):
     noted = [path for path in recorded if read[path]]
     changed = foreign_files.changed_since(noted, read.get, foreign_files.MOST_READ)
     if changed:
-        logger.warning(
-            f"changed after cryoseg had made it: {shortened(printable(some(changed)))}; what is made "
-            "of it now is made of the changed file"
-        )
+        logger.warning(foreign_files.said_of_changed(changed))
 
 
 class Notes:
@@ -192,7 +215,7 @@ class Notes:
             or foreign_files.has_time(path, self.times(file))
             or record_path(path).exists()  # by now, of a run elsewhere
         )
-        return foreign_files.is_empty(path) or (expected and foreign_files.is_signed(path))
+        return is_empty(path) or (expected and foreign_files.is_signed(path))
 
 
 refuse_to_replace_foreign_files(workflow, STAGES)

@@ -3,15 +3,12 @@
 A step of its own, so that it fails for one tomogram alone, before any GPU is asked for.
 """
 
-from pathlib import Path
-
 from cryoseg.errors import InputError
 from cryoseg.findings import Finding
-from cryoseg.folders import refusal_named
 from cryoseg.joblog import log_to
 from cryoseg.provenance import recorded
 from cryoseg.small_files import read_json
-from cryoseg.volumes import as_list
+from cryoseg.volumes import as_list, written_aside
 
 
 def admit_tomogram(findings, admitted, *, settings):
@@ -26,9 +23,9 @@ def admit_tomogram(findings, admitted, *, settings):
     if errors:
         more = f" (and {len(errors) - 1} more, see {findings})" if errors[1:] else ""
         raise InputError(errors[0] + more)
-    with refusal_named():
-        for file in as_list(admitted):
-            Path(file).touch()
+    for file in as_list(admitted):
+        with written_aside(file) as aside:
+            aside.touch()
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
+from base64 import urlsafe_b64encode
+from contextlib import contextmanager, suppress
 
 import h5py
 import mrcfile
 import numpy as np
+import psutil
 import pytest
 
 from conftest import REPOSITORY
-from cryoseg import foreign_files
+from cryoseg import foreign_files, provenance
 from cryoseg.errors import ChangedError, InputError
 from cryoseg.foreign_files import (
     changed_since,
@@ -103,7 +107,7 @@ def test_what_is_being_changed_or_has_a_damaged_record_is_not_taken_for_ours(
     def change(path):
         raise ChangedError(path)
 
-    monkeypatch.setattr(foreign_files, "sha256", change)
+    monkeypatch.setattr(provenance, "sha256", change)
     changed = changed_since(paths, lambda path: [1000.0] if noted else [])
     # Without a note of another time, a file's own word stands for a record that is damaged.
     assert changed == (paths if noted else paths[:1])
@@ -111,7 +115,7 @@ def test_what_is_being_changed_or_has_a_damaged_record_is_not_taken_for_ours(
 
 def test_what_has_the_noted_time_is_not_read(tmp_path, monkeypatch):
     path = made(tmp_path / "large.h5")
-    monkeypatch.setattr(foreign_files, "sha256", None)
+    monkeypatch.setattr(provenance, "sha256", None)
     assert changed_since([path], lambda path: [5.0, os.stat(path).st_mtime]) == []
 
 
@@ -441,3 +445,94 @@ def test_what_is_made_of_a_file_that_was_changed_is_told(finished):
     shown = finished.run("-n", "predictions/semantic/TS_1_preds.h5")
     assert f"changed after cryoseg had made it: {LABELS[0]}; what is made of it now" in shown
     assert "changed after" not in finished.run("-n", "predictions/semantic/TS_10_preds.h5")
+
+
+# While a job runs
+
+
+@contextmanager
+def held(run, script):
+    """Hold the processes of a run that work in a script, once there are any; as on a busy node."""
+    processes, deadline = [], time.monotonic() + 120
+    while not processes:
+        assert run.poll() is None, "the script was never started"
+        assert time.monotonic() < deadline
+        with suppress(psutil.Error):
+            for each in psutil.Process(run.pid).children(recursive=True):
+                if any(script in part for part in each.cmdline()):
+                    processes.append(each)
+        time.sleep(0.005)
+    for each in processes:
+        each.suspend()
+    yield
+    for each in processes:
+        each.resume()
+
+
+def begun(lab, *targets):
+    """A run that is on its way, one job at a time."""
+    return subprocess.Popen(
+        lab.command("--cores", "1", "--", *targets),
+        cwd=lab.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def test_what_others_put_there_while_a_job_runs_is_not_replaced(finished):
+    labels = finished.folder / LABELS[0]
+    finished.write_stage("lamella", parameters__network__threshold=0.3)
+    run = begun(finished, LABELS[0])
+    with held(run, "label_voxels"):
+        assert not labels.exists()
+        put(labels)
+    shown = run.communicate(timeout=300)[0]
+    assert run.returncode
+    assert f"{LABELS[0]}: put there by others while this job ran" in shown
+    assert labels.read_bytes() == b"somebody's"
+    again = finished.run("--", LABELS[0], fails=True)
+    assert "1 file of others where this run would write" in again
+    labels.unlink()
+    finished.run("--", LABELS[0])
+
+
+def test_labels_corrected_before_the_run_has_noticed_that_they_are_done_are_kept(finished):
+    """It may look at its jobs minutes later, and at those of a group once all have ended."""
+    labels = finished.folder / LABELS[0]
+    finished.write_stage("lamella", parameters__network__threshold=0.3)
+    run = begun(finished, LABELS[0])
+    with held(run, "label_voxels"):
+        os.kill(run.pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 120
+    while not labels.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    correct(labels)
+    corrected = labels.read_bytes()
+    os.kill(run.pid, signal.SIGCONT)
+    shown = run.communicate(timeout=300)[0]
+    assert run.returncode == 0, shown
+    assert f"changed after cryoseg had made it: {LABELS[0]}" in shown
+    assert finished.plan(LABELS[0]) == set()
+    finished.write_stage("lamella", parameters__network__threshold=0.4)
+    again = finished.run("--", LABELS[0], fails=True)
+    assert f"changed after cryoseg had made this file: {LABELS[0]}" in again
+    assert labels.read_bytes() == corrected
+
+
+def test_a_job_elsewhere_that_refuses_a_corrected_file_does_not_pass_for_done(finished):
+    """A member of a group of jobs on a cluster, as its snakemake there is started."""
+    finished.write_stage("lamella", parameters__network__threshold=0.3)
+    correct(finished.folder / LABELS[0])
+    corrected = (finished.folder / LABELS[0]).read_bytes()
+    mark = (
+        finished.folder / ".snakemake/incomplete" / urlsafe_b64encode(LABELS[0].encode()).decode()
+    )
+    mark.write_text('{"external_jobid": "17"}')  # as the main process leaves it
+    shown = finished.run(
+        *("--mode", "remote", "--executor", "local", "--cores", "1", "--nolock", "--force"),
+        *("--ignore-incomplete", "--allowed-rules", "lamella_label_voxels"),
+        *("--target-jobs", "lamella_label_voxels:tomogram=TS_1"),
+        fails=True,
+    )
+    assert f"{LABELS[0]}: put there or changed by others" in shown
+    assert (finished.folder / LABELS[0]).read_bytes() == corrected
+    assert mark.exists()

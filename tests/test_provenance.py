@@ -1,5 +1,6 @@
 """Each output tells what it was made of, and verify finds what no longer belongs together."""
 
+import errno
 import hashlib
 import json
 import os
@@ -13,10 +14,18 @@ import mrcfile
 import numpy as np
 import pytest
 
+from admit_tomogram import admit_tomogram
 from conftest import REPOSITORY
 from cryoseg import provenance
-from cryoseg.errors import InputError
-from cryoseg.provenance import header_lines, read_record, record_path, recorded, sha256
+from cryoseg.errors import ChangedError, InputError
+from cryoseg.provenance import (
+    header_lines,
+    matches_record,
+    read_record,
+    record_path,
+    recorded,
+    sha256,
+)
 from cryoseg.steps import Step
 from cryoseg.verification import verify
 from cryoseg.volumes import written_aside
@@ -110,7 +119,113 @@ def test_a_job_that_fails_leaves_no_record_of_an_earlier_one(workshop):
 
     with pytest.raises(InputError):
         fail()
+    assert record_path(workshop.made).exists()  # of a file that a job elsewhere left meanwhile
+    workshop.made.unlink()  # as Snakemake does before a job
+    with pytest.raises(InputError):
+        fail()
     assert not record_path(workshop.made).exists()
+
+
+def job_of(output):
+    return SimpleNamespace(rule="x", input={}, output={"one": str(output)}, params={})
+
+
+def test_what_others_put_in_the_place_of_an_output_while_its_job_runs_is_not_replaced(tmp_path):
+    path = tmp_path / "a.h5"
+
+    def work(theirs):
+        with recorded(job_of(path)):
+            with written_aside(path) as aside:
+                aside.write_text("ours")
+            theirs()
+
+    with pytest.raises(InputError, match=r"a\.h5: put there by others while this job ran"):
+        work(lambda: path.write_text("theirs"))
+    assert path.read_text() == "theirs"
+    assert not record_path(path).exists()
+    assert list(tmp_path.glob(".*")) == []
+    path.unlink()
+    work(lambda: None)
+    assert path.read_text() == "ours"
+
+
+def test_what_another_job_of_ours_made_meanwhile_is_replaced(tmp_path):
+    path = tmp_path / "a.h5"
+    with recorded(job_of(path)):
+        with written_aside(path) as aside:
+            aside.write_text("later")
+        # Of another process: this one knows which of its own files wait.
+        paths = {"PYTHONPATH": str(REPOSITORY / "scripts")}
+        subprocess.run(
+            [sys.executable, "-c", MADE_ELSEWHERE, path], env=os.environ | paths, check=True
+        )
+        assert path.read_text() == "earlier"
+    assert path.read_text() == "later"
+    assert matches_record(path)
+
+
+def test_a_tomogram_is_not_admitted_by_findings_that_were_replaced_meanwhile(tmp_path):
+    findings, mark = tmp_path / "TS_1.json", tmp_path / "TS_1.admitted"
+    findings.write_text('{"findings": []}')
+    job = SimpleNamespace(
+        rule="admit", input={"findings": str(findings)}, output={"a": str(mark)}, params={}
+    )
+
+    def admit():
+        with recorded(job):
+            admit_tomogram(findings, mark, settings={"demands": []})
+            assert not mark.exists()
+            findings.write_text('{"findings": [1]}')
+
+    with pytest.raises(ChangedError):
+        admit()
+    assert not mark.exists()
+
+
+MADE_ELSEWHERE = """
+import sys
+from types import SimpleNamespace
+from cryoseg.provenance import recorded
+from cryoseg.volumes import written_aside
+with recorded(SimpleNamespace(rule="x", input={}, output={"one": sys.argv[1]}, params={})):
+    with written_aside(sys.argv[1]) as aside:
+        aside.write_text("earlier")
+"""
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_comes_between_record_and_name_is_not_replaced(tmp_path, monkeypatch, links):
+    path, link = tmp_path / "a.h5", os.link
+
+    def late(source, target):
+        if not path.exists():
+            path.write_text("theirs")
+        if not links:
+            raise OSError(errno.EPERM, "no links here")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    with (
+        pytest.raises(InputError, match="put there by others"),
+        recorded(job_of(path)),
+        written_aside(path) as aside,
+    ):
+        aside.write_text("ours")
+    assert path.read_text() == "theirs"
+    assert not matches_record(path)
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP])
+def test_files_get_their_names_where_there_are_no_hard_links(tmp_path, monkeypatch, error):
+    def refuse(source, target):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "a.h5"
+    with recorded(job_of(path)), written_aside(path) as aside:
+        aside.write_text("ours")
+    assert matches_record(path)
+    assert list(tmp_path.glob(".*")) == []
 
 
 # A job with two outputs that is killed when it gives a file its name, the one with a number.
@@ -119,15 +234,17 @@ import os, sys
 from types import SimpleNamespace
 from cryoseg.provenance import recorded
 from cryoseg.volumes import written_aside
-rename, names = os.replace, []
+names = []
 
-def replace(source, target):
-    names.append(target)
-    if len(names) > int(sys.argv[1]):
-        os.kill(os.getpid(), 9)
-    rename(source, target)
+def unless_killed(name):
+    def named(source, target):
+        names.append(target)
+        if len(names) > int(sys.argv[1]):
+            os.kill(os.getpid(), 9)
+        name(source, target)
+    return named
 
-os.replace = replace
+os.replace, os.link = unless_killed(os.replace), unless_killed(os.link)
 outputs = {"one": "out/a.txt", "two": "out/b.txt"}
 with recorded(SimpleNamespace(rule="x", input={}, output=outputs, params={})):
     for path in outputs.values():

@@ -129,9 +129,22 @@ def test_killed_while_a_model_is_handed_over_it_is_handed_over_once(tmp_path):
     best = write(tmp_path / "best_so_far.ckpt", A, 1)
     write(tmp_path / "last.ckpt", A, 2, finished=True)
     (tmp_path / "model_best.ckpt").mkdir()
-    with pytest.raises(OSError, match="directory"):  # stands for a kill before the copy
+    with pytest.raises(InputError, match="put there by others"):  # for a kill before the copy
         hand_over(tmp_path, tmp_path / "model_best.ckpt", A)
     (tmp_path / "model_best.ckpt").rmdir()
+    hand_over(tmp_path, tmp_path / "model_best.ckpt", A)
+    assert contents(tmp_path, "model_best*.ckpt") == [best, best]
+
+
+def test_a_model_of_others_that_came_while_training_is_not_replaced(tmp_path):
+    best = write(tmp_path / "best_so_far.ckpt", A, 1)
+    write(tmp_path / "last.ckpt", A, 2, finished=True)
+    theirs = write(tmp_path / "model_best.ckpt", B, 3)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"model_best\.ckpt: put there by others"):
+            hand_over(tmp_path, tmp_path / "model_best.ckpt", A)
+        assert (tmp_path / "model_best.ckpt").read_bytes() == theirs
+    (tmp_path / "model_best.ckpt").unlink()
     hand_over(tmp_path, tmp_path / "model_best.ckpt", A)
     assert contents(tmp_path, "model_best*.ckpt") == [best, best]
 

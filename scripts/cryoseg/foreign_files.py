@@ -8,9 +8,17 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from cryoseg.errors import ChangedError, InputError, printable, shortened
+from cryoseg.errors import InputError, printable, shortened
 from cryoseg.folders import some
-from cryoseg.provenance import FOLDER, HEADER_BYTES, read_record, record_path, sha256
+from cryoseg.provenance import (
+    FOLDER,
+    HEADER_BYTES,
+    matches_record,
+    read_record,
+    record_path,
+    recorded_outputs,
+    sha256,
+)
 
 # Files of a kind that are named, in one line if they are few.
 MOST_NAMED, MOST_IN_A_LINE = 20, 3
@@ -88,18 +96,29 @@ def _is_as_recorded(path, is_noted):
     if not os.path.isfile(path):  # a pipe would be waited for
         return False
     try:
-        record = read_record(path)
-        if record is None:  # a run elsewhere is about to make the file anew
+        if read_record(path) is None:  # a run elsewhere is about to make the file anew
             return True
-        outputs, name = record["outputs"], os.path.basename(path)
-        hashes = {each.get("sha256") for each in outputs if os.path.basename(each["path"]) == name}
-        if None in hashes:
-            return not is_noted and is_signed(path)
-        return sha256(path) in hashes
-    except (ChangedError, OSError):  # somebody writes it now
-        return False
+        if (matches := matches_record(path)) is not None:
+            return matches
     except InputError:  # of its record
-        return not is_noted and is_signed(path)
+        pass
+    return not is_noted and is_signed(path)
+
+
+def changed_since_made(outputs):
+    """{path: time of change as its job left it, in seconds since 1970} of outputs changed since.
+
+    Those whose records tell that time, and whose hash is another one by now.
+    """
+    found = {}
+    for path in outputs:
+        try:
+            told = [each["mtime_ns"] for each in recorded_outputs(path) if "mtime_ns" in each]
+            if told and os.stat(path).st_mtime_ns not in told and not matches_record(path):
+                found[path] = told[0] / 1e9
+        except (OSError, InputError):  # one that is gone, or a damaged record, tells nothing
+            continue
+    return found
 
 
 def _names_in(folder):
@@ -131,11 +150,6 @@ def is_signed(path):
     if path.endswith((".mrc", ".rec")):
         return start[MRC] == b"MAP " and MRC_SIGNATURE in start
     return True
-
-
-def is_empty(path):
-    """Whether there is a file without a byte, as marks are."""
-    return os.path.isfile(path) and os.path.getsize(path) == 0
 
 
 def _names_its_maker(path):
@@ -176,6 +190,14 @@ def refusal_of_a_job(files):
     return (
         f"{names}: put there or changed by others since cryoseg made it, and this job would "
         "replace it; move it to another folder, then give the same command again"
+    )
+
+
+def said_of_changed(files):
+    """What to tell of outputs that jobs read although they are no longer what cryoseg made."""
+    return (
+        f"changed after cryoseg had made it: {shortened(printable(some(files)))}; what is made "
+        "of it now is made of the changed file"
     )
 
 

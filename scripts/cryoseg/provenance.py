@@ -18,7 +18,7 @@ from cryoseg.folders import refusal_named
 from cryoseg.small_files import files_only, read_json
 from cryoseg.steps import by_name
 from cryoseg.versions import versions
-from cryoseg.volumes import named_together, written_aside
+from cryoseg.volumes import named_together, put_there, written_aside
 
 FOLDER = "provenance"
 PACKAGES = ("numpy", "torch", "h5py", "mrcfile")
@@ -35,6 +35,7 @@ _FILE = {
         "path": {"type": "string"},
         "part": {"enum": ["content", "header"]},
         "sha256": {"type": ["string", "null"]},
+        "mtime_ns": {"type": "integer"},
     },
     "dependentRequired": {"sha256": ["part"]},
 }
@@ -166,8 +167,11 @@ def recorded(job, headers=(), absent=(), waits=True):
     """
     outputs = by_name(job.output)
     with refusal_named():
-        for path in _all(outputs):  # it would pass for that of a file that is half made
-            record_path(path).unlink(missing_ok=True)
+        for path in _all(outputs):
+            # It would pass for that of a file that is half made. Where files wait, one that is
+            # there is whole: it got its name since the job began, from a job elsewhere.
+            if not (waits and os.path.lexists(path)):
+                record_path(path).unlink(missing_ok=True)
     inputs = [
         (name, path, "header" if name in headers else "content")
         for name, paths in by_name(job.input).items()
@@ -191,6 +195,7 @@ def recorded(job, headers=(), absent=(), waits=True):
                 "inputs": [_described(*each, hashes.get(each)) for each in inputs],
                 "outputs": [
                     _described(name, path, "content", sha256(place_of(path)))
+                    | {"mtime_ns": os.stat(place_of(path)).st_mtime_ns}
                     for name, paths in outputs.items()
                     for path in paths
                 ],
@@ -198,6 +203,7 @@ def recorded(job, headers=(), absent=(), waits=True):
                 "versions": versions(*PACKAGES),
                 **about,
             }
+            _make_way(path for path in _all(outputs) if place_of(path) != path)
             _write_record(record, _all(outputs))
     except BaseException as error:
         if isinstance(error, ChangedError) and not waits:
@@ -210,6 +216,49 @@ def recorded(job, headers=(), absent=(), waits=True):
             future.cancel()
         _hashes.clear()
         raise
+
+
+def _make_way(outputs):
+    """Remove what jobs elsewhere left under outputs' names; InputError where it is others'."""
+    for path in outputs:
+        if os.path.lexists(path):
+            try:
+                is_ours = is_empty(path) or matches_record(path)
+            except InputError:  # of its record
+                is_ours = False
+            if not is_ours:
+                raise InputError(put_there(path))
+            with refusal_named():
+                os.unlink(path)
+
+
+def matches_record(path):
+    """Whether a file is what its record is of, by its hash; None where no hash was recorded.
+
+    Raises InputError for a damaged record. Records of other working folders spell paths in another
+    way.
+    """
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
+    if not (outputs := recorded_outputs(path)):
+        return False
+    hashes = {each.get("sha256") for each in outputs}
+    try:
+        return None if None in hashes else sha256(path) in hashes
+    except (ChangedError, OSError):  # somebody writes it now
+        return False
+
+
+def recorded_outputs(path):
+    """What the record of an output tells of it, as a list of mappings; empty without a record."""
+    record, name = read_record(path), os.path.basename(path)
+    outputs = record["outputs"] if record else []
+    return [each for each in outputs if os.path.basename(each["path"]) == name]
+
+
+def is_empty(path):
+    """Whether there is a file without a byte, as marks are."""
+    return os.path.isfile(path) and os.path.getsize(path) == 0
 
 
 def _write_record(record, outputs):

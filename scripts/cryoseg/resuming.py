@@ -10,8 +10,10 @@ from pathlib import Path
 from cryoseg.checkpoints import checkpoint_sha256, read_callback_state
 from cryoseg.errors import InputError
 from cryoseg.folders import refusal_named, some
+from cryoseg.foreign_files import has_dated_copy
 from cryoseg.joblog import logger
-from cryoseg.volumes import written_aside
+from cryoseg.provenance import is_empty
+from cryoseg.volumes import named_together, put_there, written_aside
 
 # Settings that only say where files lie; whoever moves a project may go on.
 PLACES = (
@@ -190,7 +192,8 @@ def hand_over(folder, checkpoint, run):
 
     The second name comes first and is never written again: a model that once was complete cannot be
     lost by training anew. run: see describe_run; no other training's model is handed over.
-    Returns the path of the kept file.
+    Returns the path of the kept file. Raises InputError where others put a file in the place of the
+    model meanwhile; once that is moved, the same training hands over the kept one.
     """
     best, model = Path(folder) / "best_so_far.ckpt", Path(folder) / Path(checkpoint).name
     state = _state_of(best)
@@ -203,7 +206,13 @@ def hand_over(folder, checkpoint, run):
             f"{folder}: this training is finished and its model is not there: no validation loss "
             "was a number, or it was removed; remove last.ckpt there to train anew"
         )
-    _copy(kept, checkpoint)
+    if os.path.lexists(checkpoint):
+        if not (is_empty(checkpoint) or has_dated_copy(checkpoint)):
+            raise InputError(put_there(checkpoint))
+        with refusal_named():
+            os.unlink(checkpoint)
+    with named_together([checkpoint]):
+        _copy(kept, checkpoint)
     return kept
 
 

@@ -1,6 +1,7 @@
 """Volumes on disk: MRC files that are mapped, not loaded, masks, and outputs written aside."""
 
 import errno
+import filecmp
 import hashlib
 import logging
 import math
@@ -214,7 +215,8 @@ def named_together(paths):
     """Let files that are written aside for these paths get their names at the end of the block.
 
     Yields a function that gives the place of the file of a path until then; of one that was not
-    written aside, the path. After an exception nothing is left of them.
+    written aside, the path. After an exception nothing is left of them. Raises InputError where
+    another file bears such a name by then, which is not replaced.
     """
     wholes = {os.path.abspath(path): path for path in paths}
     _waiting.update(dict.fromkeys(wholes))
@@ -223,7 +225,7 @@ def named_together(paths):
         for whole, path in wholes.items():
             if aside := _waiting[whole]:
                 try:
-                    os.replace(aside, path)
+                    _name_anew(aside, Path(path))
                 except OSError as error:
                     if reason := _why_not_written(error, Path(path), (aside,), None):
                         raise InputError(reason) from error
@@ -233,6 +235,27 @@ def named_together(paths):
             if aside := _waiting.pop(whole):
                 with suppress(OSError):  # as for written_aside
                     aside.unlink()
+
+
+def _name_anew(aside, path):
+    """Give a file a name that no file has, or one of the same bytes."""
+    try:
+        os.link(aside, path)  # renaming would replace what is there
+    except FileExistsError:
+        if not (path.is_file() and filecmp.cmp(aside, path, shallow=False)):
+            raise InputError(put_there(path)) from None
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise InputError(put_there(path)) from None
+        os.replace(aside, path)
+
+
+def put_there(path):
+    """What to tell of a file of others that lies where a job is about to leave its own."""
+    return (
+        f"{path}: put there by others while this job ran, which would replace it; move it to "
+        "another folder, then give the same command again"
+    )
 
 
 @contextmanager
