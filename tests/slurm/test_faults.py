@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 
+import mrcfile
 import psutil
 import pytest
 
@@ -170,6 +171,42 @@ def test_a_cancelled_job_is_noticed_and_tried_again(few):
     states = [job.state for job in few.cluster.jobs(started)]
     assert states.count("CANCELLED") == 2
     assert states.count("COMPLETED") == 2
+
+
+def test_what_is_corrected_while_its_group_works_is_kept(few):
+    """Before its step begins, and after it was done: the main process looks at whole groups."""
+
+    def correct(path):
+        with mrcfile.open(path, "r+") as mrc:
+            mrc.data[:] = 0.5
+        return path.read_bytes()
+
+    def anew(seed):
+        for name in FEW:
+            few.write_tomogram(name, seed)
+        return few.start("--group-components", "cpu=4", "gpu=4", *SCALE)
+
+    scaled = [few.folder / "scaled" / f"{name}.mrc" for name in FEW]
+    assert shown(few, anew(1))
+    process = anew(2)
+    with paused(few.cluster, "scale_tomogram.py"):
+        (first,) = [path for path in scaled if not path.exists()]
+        second = next(path for path in scaled if path != first)
+        corrected = {second: correct(second)}
+    deadline = time.monotonic() + 60
+    while not first.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    corrected[first] = correct(first)
+    assert few.cluster.running()
+    text = shown(few, process, fails=True)
+    assert f"scaled/{second.name}: put there or changed by others" in text
+    assert [row["tomogram"] for row in failures(few)] == [second.stem]
+    assert f"changed after cryoseg had made it: scaled/{first.name}" in text
+    assert {path: path.read_bytes() for path in corrected} == corrected
+    text = shown(few, anew(3), fails=True)
+    assert "2 files of others where this run would write; nothing was started" in text
+    assert {path: path.read_bytes() for path in corrected} == corrected
 
 
 def test_an_interrupted_run_cancels_its_jobs_and_a_second_one_resumes(few):
