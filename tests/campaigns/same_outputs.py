@@ -27,8 +27,8 @@ WEIGHTS_ALIKE, LABELS_ALIKE = 1e-4, 0.999
 # A checkpoint holds dates, so its hash is another each time, and those of what is made of it.
 HASH = re.compile(r"\b[0-9a-f]{40,64}\b")
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+\d]*")
-# What a job took, and in which tiles: a retry takes smaller ones.
-MEASURED = re.compile(r'"(seconds|peak|tile_memory|tiles|computed)": ?[\d.e-]+')
+# When a file was made, what its job took, and in which tiles: a retry takes smaller ones.
+MEASURED = re.compile(r'"(seconds|peak|tile_memory|tiles|computed|mtime_ns)": ?[\d.e-]+')
 COLUMNS_OF_TIME = ("seconds", "scoring, s")
 
 
