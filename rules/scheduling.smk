@@ -6,6 +6,7 @@ what a full disk or a folder of somebody else does not take is told of in words,
 what is done; a file that is gone costs its own job alone.
 """
 
+import _thread
 import logging
 import os
 import sys
@@ -350,6 +351,21 @@ def fail_alone_where_a_file_is_gone():
     snakemake.jobs.Job.postprocess = ended
 
 
+def end_without_waiting_for_itself():
+    """Let a run take SIGTERM at any moment.
+
+    Snakemake asks for its scheduler's lock then, in the thread that may hold it: while jobs are
+    chosen, or what has ended is looked at. Such a run would never end.
+    """
+    ask_to_end = JobScheduler.exit_gracefully
+
+    def exit_gracefully(scheduler, *arguments):
+        # Not by threading, whose own locks that thread may hold too.
+        _thread.start_new_thread(ask_to_end, (scheduler, *arguments))
+
+    JobScheduler.exit_gracefully = exit_gracefully
+
+
 def refuse_other_notes(workflow):
     """End a run that is to keep its notes in a database: ours are read and mended as files."""
     backend = workflow.workflow_settings.persistence_backend
@@ -386,5 +402,6 @@ keep_locks_of_others()
 tell_where_notes_cannot_be_kept()
 do_without_times_that_cannot_be_written()
 fail_alone_where_a_file_is_gone()
+end_without_waiting_for_itself()
 os.environ.update(not_to_outlive_this())
 limit_memory(workflow)

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import mrcfile
@@ -602,6 +603,33 @@ def test_two_runs_at_once_do_not_disturb_each_other(lab):
         shown, _ = first.communicate()
     assert first.returncode == 0, shown
     assert lab.labels("semantic", "TS_1").shape == SHAPE
+    assert lab.plan() == set()
+
+
+def test_a_run_that_is_told_to_end_while_it_chooses_jobs_ends(lab):
+    """Snakemake holds a lock then, for which the function that takes the signal waited for ever."""
+    with subprocess.Popen(
+        lab.command("-F"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=lab.folder,
+    ) as run:  # fmt: skip
+        solver, deadline = None, time.monotonic() + 300
+        while solver is None:
+            assert run.poll() is None, "no solver of the scheduler was ever seen"
+            assert time.monotonic() < deadline
+            for number in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split():
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{number}/comm").read_text().strip() == "cbc":
+                        os.kill(int(number), signal.SIGSTOP)
+                        solver = int(number)
+        run.terminate()
+        time.sleep(1)
+        os.kill(solver, signal.SIGCONT)
+        try:
+            shown, _ = run.communicate(timeout=120)
+        finally:
+            run.kill()
+    assert "Will exit after finishing currently running jobs" in shown
+    lab.run()
     assert lab.plan() == set()
 
 
