@@ -55,10 +55,11 @@ def refuse_to_replace_foreign_files(workflow, stages):
         await prepare(job)
 
     async def ended(job, *arguments, error=False, **options):
+        if error and not workflow.is_main_process:
+            return  # the mark that stays tells the main process, which does what follows
         if not (error and foreign_among(job, notes)):
             await end(job, *arguments, error=error, **options)
-        # Or Snakemake would take what is there for the job's, and remove it.
-        elif workflow.is_main_process:  # to which a mark tells that a job elsewhere has failed
+        else:  # or Snakemake would take what is there for the job's, and remove it
             for file in job.output:
                 workflow.persistence._unmark_incomplete(workflow.persistence._get_key(file))
 
@@ -67,16 +68,19 @@ def refuse_to_replace_foreign_files(workflow, stages):
 
         On a cluster a job's outputs may lie there for hours until that one notices.
         """
+        undated = options | {"no_touch": True, "check_output_mtime": False}
+        await date_outputs(dag, job, **undated)  # which waits for the files
+        if not workflow.is_main_process:
+            return
         changed = {}
-        if workflow.is_main_process and not workflow.touch:
+        if not workflow.touch:  # whose plan has compared all
             changed = foreign_files.changed_since_made(map(str, job.output))
-        if changed:
-            logger.warning(foreign_files.said_of_changed(changed))
-        if changed or not workflow.is_main_process:
-            options |= {"no_touch": True, "check_output_mtime": False}
         for file in job.output:
             left_at[workflow.persistence._get_key(file)] = changed.get(str(file))
-        await date_outputs(dag, job, **options)
+        if changed:
+            logger.warning(foreign_files.said_of_changed(changed))
+        else:
+            await date_outputs(dag, job, **options)
 
     def noted(persistence, key, record):
         # By the time at which it was changed, it would be told as the job's own.
@@ -103,7 +107,9 @@ def refuse_foreign(dag, notes, is_lost):
     models = {path: file for path, file in kept.items() if path in trainings}
     try:
         there = foreign_files.recorded_or_not(lost)
-        foreign, changed = not_ours(notes, lost, there, most=foreign_files.MOST_READ)
+        # The dates of --touch would tell of no change; with it, no job begins that looks again.
+        most = None if notes.workflow.touch else foreign_files.MOST_READ
+        foreign, changed = not_ours(notes, lost, there, most)
         foreign += passing_for_ours(notes, kept)
         changed += changed_models(notes, models)
         warn_of_changed_inputs(dag, notes, is_lost)

@@ -20,6 +20,7 @@ from conftest import REPOSITORY
 from cryoseg import foreign_files, provenance
 from cryoseg.errors import ChangedError, InputError
 from cryoseg.foreign_files import (
+    MOST_READ,
     changed_since,
     has_dated_copy,
     has_time,
@@ -418,6 +419,14 @@ def test_touch_lets_no_corrected_labels_pass_for_made(finished):
     assert "Nothing to be done" in finished.run("-n", "--", LABELS[1])
 
 
+def test_touch_lets_no_corrected_file_pass_that_is_too_large_to_be_read_in_other_plans(finished):
+    correct(finished.folder / LABELS[0])
+    os.truncate(finished.folder / LABELS[0], int(MOST_READ) + 10**6)  # a hole, no more bytes
+    finished.write_stage("lamella", parameters__network__threshold=0.3)
+    shown = finished.run("--touch", "--", *LABELS, fails=True)
+    assert f"changed after cryoseg had made this file: {LABELS[0]}" in shown
+
+
 def test_a_corrected_file_that_is_put_back_after_its_job_was_killed_is_kept(finished):
     """It says that cryoseg made it, and there is the mark of a job that makes it."""
     labels = finished.folder / LABELS[0]
@@ -494,7 +503,8 @@ def test_what_others_put_there_while_a_job_runs_is_not_replaced(finished):
     finished.run("--", LABELS[0])
 
 
-def test_labels_corrected_before_the_run_has_noticed_that_they_are_done_are_kept(finished):
+@pytest.mark.parametrize("moved", [False, True])
+def test_labels_corrected_before_the_run_has_noticed_that_they_are_done_are_kept(moved, finished):
     """It may look at its jobs minutes later, and at those of a group once all have ended."""
     labels = finished.folder / LABELS[0]
     finished.write_stage("lamella", parameters__network__threshold=0.3)
@@ -505,9 +515,13 @@ def test_labels_corrected_before_the_run_has_noticed_that_they_are_done_are_kept
     while not labels.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    correct(labels)
-    corrected = labels.read_bytes()
+    place = labels.rename(labels.parent / "theirs.h5") if moved else labels
+    correct(place)
+    corrected = place.read_bytes()
     os.kill(run.pid, signal.SIGCONT)
+    if moved:
+        time.sleep(0.5)  # Snakemake waits 2 s for it
+        place.rename(labels)
     shown = run.communicate(timeout=300)[0]
     assert run.returncode == 0, shown
     assert f"changed after cryoseg had made it: {LABELS[0]}" in shown
@@ -518,21 +532,28 @@ def test_labels_corrected_before_the_run_has_noticed_that_they_are_done_are_kept
     assert labels.read_bytes() == corrected
 
 
-def test_a_job_elsewhere_that_refuses_a_corrected_file_does_not_pass_for_done(finished):
+@pytest.mark.parametrize("reason", ["corrected labels", "damaged scores"])
+def test_a_job_elsewhere_that_fails_does_not_pass_for_done(reason, finished):
     """A member of a group of jobs on a cluster, as its snakemake there is started."""
     finished.write_stage("lamella", parameters__network__threshold=0.3)
-    correct(finished.folder / LABELS[0])
-    corrected = (finished.folder / LABELS[0]).read_bytes()
-    mark = (
-        finished.folder / ".snakemake/incomplete" / urlsafe_b64encode(LABELS[0].encode()).decode()
-    )
+    labels, scores = finished.folder / LABELS[0], "predictions/lamella/scores/TS_1_scores.h5"
+    name = urlsafe_b64encode(LABELS[0].encode()).decode()
+    mark = finished.folder / ".snakemake" / "incomplete" / name
     mark.write_text('{"external_jobid": "17"}')  # as the main process leaves it
+    if reason == "corrected labels":
+        correct(labels)
+        corrected = labels.read_bytes()
+    else:
+        (finished.folder / scores).write_bytes(b"damaged")
     shown = finished.run(
         *("--mode", "remote", "--executor", "local", "--cores", "1", "--nolock", "--force"),
         *("--ignore-incomplete", "--allowed-rules", "lamella_label_voxels"),
         *("--target-jobs", "lamella_label_voxels:tomogram=TS_1"),
         fails=True,
     )
-    assert f"{LABELS[0]}: put there or changed by others" in shown
-    assert (finished.folder / LABELS[0]).read_bytes() == corrected
+    if reason == "corrected labels":
+        assert f"{LABELS[0]}: put there or changed by others" in shown
+        assert labels.read_bytes() == corrected
+    else:
+        assert scores in shown
     assert mark.exists()

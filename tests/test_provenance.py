@@ -193,6 +193,89 @@ with recorded(SimpleNamespace(rule="x", input={}, output={"one": sys.argv[1]}, p
 """
 
 
+@pytest.mark.parametrize("recorded_before", [True, False])
+def test_of_two_jobs_that_end_at_once_one_leaves_its_file_and_record(
+    tmp_path, monkeypatch, recorded_before
+):
+    path, link, times = tmp_path / "a.h5", os.link, []
+
+    def made_elsewhere():
+        subprocess.run(
+            [sys.executable, "-c", MADE_ELSEWHERE, path], check=True,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY / "scripts")},
+        )  # fmt: skip
+
+    def late(source, target):
+        times.append(target)
+        if len(times) == 1 and recorded_before:
+            path.write_text("earlier")
+        elif len(times) == 1:
+            made_elsewhere()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    with recorded(job_of(path)):
+        with written_aside(path) as aside:
+            aside.write_text("later")
+        if recorded_before:  # the other one has come as far as to its record
+            made_elsewhere()
+            path.unlink()
+    assert len(times) == 1
+    assert path.read_text() == "later"
+    assert matches_record(path)
+    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["a.h5"]
+
+
+def test_a_job_that_is_refused_one_name_takes_no_other_file_away(tmp_path):
+    ours, theirs = tmp_path / "a.h5", tmp_path / "b.h5"
+    job = SimpleNamespace(
+        rule="x", input={}, output={"one": str(ours), "two": str(theirs)}, params={}
+    )
+
+    def work():
+        with recorded(job):
+            for path in (ours, theirs):
+                with written_aside(path) as aside:
+                    aside.write_text("later")
+            subprocess.run(
+                [sys.executable, "-c", MADE_ELSEWHERE, ours], check=True,
+                env=os.environ | {"PYTHONPATH": str(REPOSITORY / "scripts")},
+            )  # fmt: skip
+            theirs.write_text("theirs")
+
+    with pytest.raises(InputError, match=r"b\.h5: put there by others"):
+        work()
+    assert (ours.read_text(), theirs.read_text()) == ("earlier", "theirs")
+    assert matches_record(ours)
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_a_changed_input_takes_away_only_the_model_that_was_made_of_it(
+    theirs, tmp_path, monkeypatch
+):
+    source, model, hash_of = tmp_path / "patches.h5", tmp_path / "model.ckpt", provenance._hash_of
+    source.write_text("before")
+    job = SimpleNamespace(
+        rule="x", input={"patches": str(source)}, output={"model": str(model)}, params={}
+    )
+
+    def meanwhile(future):
+        if theirs:
+            model.unlink()
+            model.write_text("theirs")
+        return hash_of(future)
+
+    def train():
+        with recorded(job, waits=False):
+            model.write_text("ours")
+            source.write_text("changed since")
+
+    monkeypatch.setattr(provenance, "_hash_of", meanwhile)
+    with pytest.raises(ChangedError):
+        train()
+    assert model.exists() == theirs
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_that_comes_between_record_and_name_is_not_replaced(tmp_path, monkeypatch, links):
     path, link = tmp_path / "a.h5", os.link

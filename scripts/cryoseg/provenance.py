@@ -15,10 +15,10 @@ from pathlib import Path
 
 from cryoseg.errors import ChangedError, InputError
 from cryoseg.folders import refusal_named
-from cryoseg.small_files import files_only, read_json
+from cryoseg.small_files import files_only, read_json, read_text
 from cryoseg.steps import by_name
 from cryoseg.versions import versions
-from cryoseg.volumes import named_together, put_there, written_aside
+from cryoseg.volumes import names_waiting, put_there, written_aside
 
 FOLDER = "provenance"
 PACKAGES = ("numpy", "torch", "h5py", "mrcfile")
@@ -35,7 +35,7 @@ _FILE = {
         "path": {"type": "string"},
         "part": {"enum": ["content", "header"]},
         "sha256": {"type": ["string", "null"]},
-        "mtime_ns": {"type": "integer"},
+        "mtime_ns": {"type": "integer", "minimum": 0, "maximum": 2**63},
     },
     "dependentRequired": {"sha256": ["part"]},
 }
@@ -179,10 +179,11 @@ def recorded(job, headers=(), absent=(), waits=True):
     ]
     read = [each for each in inputs if each[1] not in absent]
     reading = [begin_sha256(path, part) for _, path, part in read]
-    about, before = {}, [_stamp(path) for _, path, _ in read]
+    about, before, left = {}, [_stamp(path) for _, path, _ in read], {}
     try:
-        with named_together(_all(outputs) if waits else ()) as place_of:
+        with names_waiting(_all(outputs) if waits else ()) as files:
             yield about
+            left.update((path, _stamp(path)) for path in _all(outputs))
             # Of what the job read, be it replaced by now; sha256 would tell of what is there.
             hashes = {each: _hash_of(future) for each, future in zip(read, reading, strict=True)}
             for (name, path, part), stamp in zip(read, before, strict=True):
@@ -194,8 +195,8 @@ def recorded(job, headers=(), absent=(), waits=True):
                 "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "inputs": [_described(*each, hashes.get(each)) for each in inputs],
                 "outputs": [
-                    _described(name, path, "content", sha256(place_of(path)))
-                    | {"mtime_ns": os.stat(place_of(path)).st_mtime_ns}
+                    _described(name, path, "content", sha256(files.place_of(path)))
+                    | {"mtime_ns": os.stat(files.place_of(path)).st_mtime_ns}
                     for name, paths in outputs.items()
                     for path in paths
                 ],
@@ -203,14 +204,14 @@ def recorded(job, headers=(), absent=(), waits=True):
                 "versions": versions(*PACKAGES),
                 **about,
             }
-            _make_way(path for path in _all(outputs) if place_of(path) != path)
-            _write_record(record, _all(outputs))
+            _leave(record, _all(outputs), files)
     except BaseException as error:
         if isinstance(error, ChangedError) and not waits:
             # Not left to Snakemake, which in a cluster job leaves what bears an output's name.
             with refusal_named():
-                for output in _all(outputs):
-                    Path(output).unlink(missing_ok=True)
+                for output, stamp in left.items():
+                    if stamp is not None and _stamp(output) == stamp:  # or it is others' by now
+                        os.unlink(output)
         # A process ends when its threads do: it must not wait for what nobody will ask for.
         for future in reading:
             future.cancel()
@@ -218,18 +219,42 @@ def recorded(job, headers=(), absent=(), waits=True):
         raise
 
 
-def _make_way(outputs):
-    """Remove what jobs elsewhere left under outputs' names; InputError where it is others'."""
-    for path in outputs:
-        if os.path.lexists(path):
-            try:
-                is_ours = is_empty(path) or matches_record(path)
-            except InputError:  # of its record
-                is_ours = False
-            if not is_ours:
-                raise InputError(put_there(path))
-            with refusal_named():
-                os.unlink(path)
+def _leave(record, outputs, files):
+    """Write a job's record beside each of its outputs, then give those that wait their names.
+
+    files: Waiting
+    What another job of ours left there meanwhile, of another working folder or on a node that its
+    cluster gave up, is replaced; InputError where it is others'.
+    """
+    text = json.dumps(record, indent=1, default=str) + "\n"
+    for _ in range(3):
+        made_elsewhere = {path for path in files if _is_made_elsewhere(path)}
+        earlier = {path: _text_of_record(path) for path in outputs}
+        for path in outputs:
+            _write_record(path, text)
+        try:
+            for path in files:
+                files.name(path, replaces=path in made_elsewhere)
+        except FileExistsError:
+            # It came since. If a job of ours left it, ours has replaced its record.
+            for path in files:
+                if _text_of_record(path) == text:
+                    _write_record(path, earlier[path])
+        else:
+            return
+    raise InputError(put_there(next(iter(files))))
+
+
+def _is_made_elsewhere(path):
+    """Whether a file is there that another job of ours left; InputError for one of others."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        if is_empty(path) or matches_record(path):
+            return True
+    except InputError:  # of its record
+        pass
+    raise InputError(put_there(path))
 
 
 def matches_record(path):
@@ -261,15 +286,24 @@ def is_empty(path):
     return os.path.isfile(path) and os.path.getsize(path) == 0
 
 
-def _write_record(record, outputs):
-    """Write the record of a job beside each of its outputs."""
-    text = json.dumps(record, indent=1, default=str) + "\n"
-    for path in outputs:
-        place = record_path(path)
-        with refusal_named():
-            place.parent.mkdir(exist_ok=True)
+def _text_of_record(output):
+    """What stands in the record of an output; None where there is none that can be read."""
+    try:
+        return read_text(record_path(output))
+    except (OSError, ValueError, InputError):
+        return None
+
+
+def _write_record(output, text):
+    """Write the record of an output; None removes it."""
+    place = record_path(output)
+    with refusal_named():
+        place.parent.mkdir(exist_ok=True)
+        if text is None:
+            place.unlink(missing_ok=True)
+    if text is not None:
         with written_aside(place) as aside:
-            Path(aside).write_text(text)
+            Path(aside).write_text(text, encoding="utf-8")
 
 
 def _stamp(path):

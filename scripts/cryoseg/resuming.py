@@ -13,7 +13,7 @@ from cryoseg.folders import refusal_named, some
 from cryoseg.foreign_files import has_dated_copy
 from cryoseg.joblog import logger
 from cryoseg.provenance import is_empty
-from cryoseg.volumes import named_together, put_there, written_aside
+from cryoseg.volumes import names_waiting, put_there, written_aside
 
 # Settings that only say where files lie; whoever moves a project may go on.
 PLACES = (
@@ -206,13 +206,13 @@ def hand_over(folder, checkpoint, run):
             f"{folder}: this training is finished and its model is not there: no validation loss "
             "was a number, or it was removed; remove last.ckpt there to train anew"
         )
-    if os.path.lexists(checkpoint):
-        if not (is_empty(checkpoint) or has_dated_copy(checkpoint)):
-            raise InputError(put_there(checkpoint))
-        with refusal_named():
-            os.unlink(checkpoint)
-    with named_together([checkpoint]):
+    ours = is_empty(checkpoint) or has_dated_copy(checkpoint)
+    with names_waiting([checkpoint]) as files:
         _copy(kept, checkpoint)
+        try:
+            files.name(checkpoint, replaces=ours)
+        except FileExistsError:
+            raise InputError(put_there(checkpoint)) from None
     return kept
 
 

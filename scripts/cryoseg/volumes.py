@@ -206,47 +206,77 @@ def _write_slabs(file, data, dtype):
     return low, high, mean, np.sqrt(square_sum / count)
 
 
-# {whole path: what is to get this name at the end of a block of named_together, once it is written}
+# {whole path: what is to get this name, once it is written, or None} for Waiting
 _waiting = {}
 
 
-@contextmanager
-def named_together(paths):
-    """Let files that are written aside for these paths get their names at the end of the block.
+class Waiting:
+    """Files that are written aside for some paths and wait for their names; see names_waiting."""
 
-    Yields a function that gives the place of the file of a path until then; of one that was not
-    written aside, the path. After an exception nothing is left of them. Raises InputError where
-    another file bears such a name by then, which is not replaced.
+    def __init__(self, paths):
+        self._wholes = {os.path.abspath(path): path for path in paths}
+        _waiting.update(dict.fromkeys(self._wholes))
+
+    def __iter__(self):
+        """The paths for which files wait."""
+        return iter([path for whole, path in self._wholes.items() if _waiting[whole]])
+
+    def place_of(self, path):
+        """Where the file of a path is now: aside, or where it was not written aside, the path."""
+        return _waiting.get(os.path.abspath(path)) or path
+
+    def name(self, path, replaces=False):
+        """Give the file of a path its name, instead of the one that has it where it replaces that.
+
+        Raises FileExistsError where one with other bytes has it, which is to stay, and InputError
+        as written_aside does.
+        """
+        aside, path = self.place_of(path), Path(path)
+        try:
+            os.replace(aside, path) if replaces else _name_anew(aside, path)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if reason := _why_not_written(error, path, (aside,), None):
+                raise InputError(reason) from error
+            raise
+        self._drop(os.path.abspath(path))
+
+    def drop_all(self):
+        for whole in self._wholes:
+            self._drop(whole)
+            del _waiting[whole]
+
+    def _drop(self, whole):
+        if aside := _waiting[whole]:
+            with suppress(OSError):  # as for written_aside
+                aside.unlink()
+        _waiting[whole] = None
+
+
+@contextmanager
+def names_waiting(paths):
+    """Let files that are written aside for these paths in the block wait for their names.
+
+    Yields them as Waiting. Those that have got no name at the end are gone.
     """
-    wholes = {os.path.abspath(path): path for path in paths}
-    _waiting.update(dict.fromkeys(wholes))
+    files = Waiting(paths)
     try:
-        yield lambda path: _waiting.get(os.path.abspath(path)) or path
-        for whole, path in wholes.items():
-            if aside := _waiting[whole]:
-                try:
-                    _name_anew(aside, Path(path))
-                except OSError as error:
-                    if reason := _why_not_written(error, Path(path), (aside,), None):
-                        raise InputError(reason) from error
-                    raise
+        yield files
     finally:
-        for whole in wholes:
-            if aside := _waiting.pop(whole):
-                with suppress(OSError):  # as for written_aside
-                    aside.unlink()
+        files.drop_all()
 
 
 def _name_anew(aside, path):
-    """Give a file a name that no file has, or one of the same bytes."""
+    """Give a file a name that no file has, or one of the same bytes; else FileExistsError."""
     try:
         os.link(aside, path)  # renaming would replace what is there
     except FileExistsError:
         if not (path.is_file() and filecmp.cmp(aside, path, shallow=False)):
-            raise InputError(put_there(path)) from None
+            raise
     except OSError:  # a file system without hard links
         if os.path.lexists(path):
-            raise InputError(put_there(path)) from None
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         os.replace(aside, path)
 
 
@@ -260,7 +290,7 @@ def put_there(path):
 
 @contextmanager
 def written_aside(path, byte_count=None):
-    """Yield a path to write to; the file gets its own name when complete, see named_together too.
+    """Yield a path to write to; the file gets its own name when complete, see names_waiting too.
 
     byte_count: how large the file will be, where that is known
 
