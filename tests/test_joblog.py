@@ -134,7 +134,7 @@ def test_output_goes_to_the_terminal_again_afterwards(tmp_path):
     assert (tmp_path / "a.log").read_text() == "inside\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_job_that_is_told_to_end_removes_what_is_half_written(number, tmp_path):
     target = tmp_path / "scores.h5"
     code = program(f"""

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -651,18 +652,34 @@ def test_killed_while_the_model_is_handed_over_nothing_is_lost(tmp_path, patches
     assert own.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_job_that_is_told_to_end_saves_its_last_step(number, tmp_path, patches):
-    """By Slurm, before SIGKILL, or by Ctrl-C; what was trained since then is not lost."""
+def run_with_readers(folder, patches, config, readers):
+    multiprocessing.set_start_method("fork", force=True)  # as where no test has started the job
+    run_job(folder, patches, config, {}, {"num_workers": readers})
+
+
+@pytest.mark.parametrize("readers", [0, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_job_that_is_told_to_end_saves_its_last_step(number, readers, tmp_path, patches):
+    """By Slurm, before SIGKILL, by Ctrl-C or with its terminal; what was trained is not lost.
+
+    Its readers are told as well, and first.
+    """
     config = configuration(max_epochs=500)
-    job = in_process(tmp_path, patches, config)
+    job = PROCESSES.Process(target=run_with_readers, args=(tmp_path, patches, config, readers))
+    job.start()
     last = tmp_path / "log" / "model" / "last.ckpt"
     while not last.exists():
         assert job.is_alive()
         time.sleep(0.05)
+    told = psutil.Process(job.pid).children()
+    assert len(told) >= readers
+    for each in told:
+        each.send_signal(number)
+    time.sleep(0.5)
     os.kill(job.pid, number)
     job.join(30)
     assert job.exitcode == 128 + number
+    assert not any(each.is_running() for each in told)
     assert torch.load(last, weights_only=True)["global_step"] > 0
     assert not list(last.parent.glob(".*"))  # nothing half-written
 

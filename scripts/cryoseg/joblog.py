@@ -27,6 +27,8 @@ SHARE_BETWEEN_LINES = 0.1
 SECONDS_BETWEEN_LINES = 10
 # How soon a job notices that the run it belongs to is gone.
 SECONDS_BETWEEN_LOOKS = 0.5
+# What tells it to end: Slurm or a user, Ctrl-C, and a terminal that is closed.
+TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # How long one that is told to end may take for it.
 SECONDS_TO_END = 20
 SHELLS = ("sh", "bash", "dash", "zsh")
@@ -49,10 +51,11 @@ def log_to(path):
     included. Messages of the logger ``cryoseg`` stand there with time and level. A failure ends
     the process with exit status 1: an InputError as one line ``error: ...`` in the log and on the
     original stderr; any other exception with its traceback in the log and its last line, or how
-    much memory it lacked, on the original stderr. SIGTERM (Slurm's first signal) and SIGINT (that
-    of Ctrl-C) end the block as an exception does, so that half-written files are removed. So does
-    the end of the process that started this one: of a run that is killed, no job is to go on beside
-    those of the next run. A block that does not end by then is ended after 20 seconds.
+    much memory it lacked, on the original stderr. SIGTERM (Slurm's first signal), SIGINT (that of
+    Ctrl-C) and SIGHUP (of a terminal that is closed) end the block as an exception does, so that
+    half-written files are removed. So does the end of the process that started this one: of a run
+    that is killed, no job is to go on beside those of the next run. A block that does not end by
+    then is ended after 20 seconds.
     """
     told = []
     with (
@@ -191,12 +194,11 @@ def _logging_into(log):
 
 
 def signals_to_end():
-    """The signals that tell this process to end: SIGTERM, and SIGINT unless it is to be ignored.
+    """The signals of TO_END that tell this process to end: those that are not to be ignored.
 
-    As it is by what a script starts in the background.
+    As SIGINT is by what a script starts in the background, and SIGHUP with nohup.
     """
-    asked = (signal.SIGTERM, signal.SIGINT)
-    return [each for each in asked if signal.getsignal(each) is not signal.SIG_IGN]
+    return [each for each in TO_END if signal.getsignal(each) is not signal.SIG_IGN]
 
 
 @contextmanager
@@ -216,7 +218,7 @@ def _ended_when(told):
 
 @contextmanager
 def _signals_as_exit(told):
-    """Make SIGTERM and SIGINT raise SystemExit, so that context managers clean up.
+    """Make the signals of TO_END raise SystemExit, so that context managers clean up.
 
     told: list that gets when this process was told to end, of time.monotonic()
     """
@@ -227,7 +229,7 @@ def _signals_as_exit(told):
         if os.getpid() == job:  # workers that were forked are ended in good order
             told.append(time.monotonic())
             logger.error("%s %d", STOPPED, number)
-        elif number == signal.SIGINT:  # a terminal's goes to all; the job needs them to finish
+        elif number != signal.SIGTERM:  # a terminal's goes to all; the job needs them to finish
             return
         raise SystemExit(128 + number)
 

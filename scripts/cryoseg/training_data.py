@@ -1,5 +1,8 @@
 """Patches on their way to the network: which ones, in which order, read by worker processes."""
 
+import os
+import signal
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from cryoseg.augmentation import Draw, augment, draw
+from cryoseg.joblog import TO_END
 
 # Words that keep the random numbers of one purpose apart from those of another.
 ORDER, AUGMENTATION = 1, 2
@@ -236,5 +240,22 @@ def _loader(dataset, workers, pin=False, augmentation=None, **which):
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers > 0 else None,
+        worker_init_fn=_obey_the_trainer_alone,
         **which,
     )
+
+
+def _obey_the_trainer_alone(worker):
+    """Let a reading process go on where all processes of a job are told to end, by Slurm say.
+
+    The trainer needs it to come to the end of a step, and saves what was trained then. PyTorch's
+    own answer to SIGTERM ends a reader at once, and with it the trainer, by a RuntimeError.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, TO_END)
+    threading.Thread(target=_end_when_the_trainer_says, daemon=True).start()
+
+
+def _end_when_the_trainer_says():
+    while signal.sigwaitinfo(TO_END).si_pid != os.getppid():
+        pass
+    os._exit(0)
