@@ -52,7 +52,6 @@ check_active_jobs = Executor.check_active_jobs
 ask_for_states = snakemake_executor_plugin_slurm.query_job_status
 until_next_look = Executor.next_seconds_between_status_checks
 handle_error = JobScheduler._handle_error
-postprocess_group = GroupJob.postprocess
 prepare_job = Job.prepare
 chunks = snakemake.dag.group_into_chunks
 format_value = executor_utils.format_cli_value
@@ -97,10 +96,8 @@ def send_elsewhere(workflow, stages, checks):
         # Within a cluster job: one member of a group does not stop the others, and what those
         # wrote stays, although the job as a whole fails.
         JobScheduler.keepgoing = property(lambda self: True, lambda self, asked: None)
-        GroupJob.postprocess = unless_failed
         # A job whose node Slurm gave up may run on there, beside its next try elsewhere.
         Job.prepare = unless_given_up
-        Job.cleanup = leave_outputs
 
 
 def settle(resources, but=()):
@@ -356,19 +353,9 @@ def let_others_go_on(scheduler, failed, postprocess_job=True):
             dag.update_ready(kept)
 
 
-async def unless_failed(group, error=False, **options):
-    """Do what follows a group that ended, except to remove what its members wrote."""
-    if not error:
-        await postprocess_group(group, error=error, **options)
-
-
 async def unless_given_up(job):
     """Prepare a step, which removes old outputs: not where another job has taken its place."""
     number = os.environ.get("SLURM_JOB_ID")
     if number and slurm.is_given_up(number):
         raise WorkflowError(f"Slurm gave up job {number}, so it goes no further")
     await prepare_job(job)
-
-
-async def leave_outputs(job, skip_outputs):
-    """Remove nothing after an error: what bears an output's name is complete, and perhaps not ours."""

@@ -56,7 +56,7 @@ def refuse_to_replace_foreign_files(workflow, stages):
 
     async def ended(job, *arguments, error=False, **options):
         if error and not workflow.is_main_process:
-            return  # the mark that stays tells the main process, which does what follows
+            return  # the main process does what follows; a mark that is there tells it of the error
         if not (error and foreign_among(job, notes)):
             await end(job, *arguments, error=error, **options)
         else:  # or Snakemake would take what is there for the job's, and remove it
@@ -80,7 +80,7 @@ def refuse_to_replace_foreign_files(workflow, stages):
         if changed:
             logger.warning(foreign_files.said_of_changed(changed))
         else:
-            await date_outputs(dag, job, **options)
+            await date_outputs(dag, job, **options | {"wait": 0})  # nor for what went since
 
     def noted(persistence, key, record):
         # By the time at which it was changed, it would be told as the job's own.

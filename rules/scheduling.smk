@@ -357,11 +357,12 @@ def end_without_waiting_for_itself():
     Snakemake asks for its scheduler's lock then, in the thread that may hold it: while jobs are
     chosen, or what has ended is looked at. Such a run would never end.
     """
-    ask_to_end = JobScheduler.exit_gracefully
 
     def exit_gracefully(scheduler, *arguments):
-        # Not by threading, whose own locks that thread may hold too.
-        _thread.start_new_thread(ask_to_end, (scheduler, *arguments))
+        scheduler._user_kill = "graceful"  # at once, for which no lock is needed
+        with suppress(RuntimeError):  # no further thread; then it is seen when a job has ended
+            # Not by threading, whose own locks this thread may hold too.
+            _thread.start_new_thread(scheduler._open_jobs.release, ())
 
     JobScheduler.exit_gracefully = exit_gracefully
 

@@ -15,10 +15,16 @@ from pathlib import Path
 
 from cryoseg.errors import ChangedError, InputError
 from cryoseg.folders import refusal_named
-from cryoseg.small_files import files_only, read_json, read_text
+from cryoseg.small_files import files_only, read_json
 from cryoseg.steps import by_name
 from cryoseg.versions import versions
-from cryoseg.volumes import names_waiting, put_there, written_aside
+from cryoseg.volumes import (
+    names_waiting,
+    put_there,
+    stamp_of_file,
+    stamp_of_status,
+    written_aside,
+)
 
 FOLDER = "provenance"
 PACKAGES = ("numpy", "torch", "h5py", "mrcfile")
@@ -69,7 +75,7 @@ def begin_sha256(path, part="content"):
     A file is read once in a process, as long as its size and time of change stay as they are.
     Raises OSError where there is no such file.
     """
-    stamp = _stamp_of(os.stat(path))
+    stamp = stamp_of_status(os.stat(path))
     key = str(path), part, stamp
     if key not in _hashes:
         _hashes[key] = _readers.submit(_read_sha256, str(path), part, stamp)
@@ -87,12 +93,12 @@ def _read_sha256(path, part, stamp):
     There may be a queue of files to be read, and who asked goes on meanwhile.
     """
     with open(path, "rb", opener=files_only) as file:
-        as_asked = _stamp_of(os.fstat(file.fileno())) == stamp
+        as_asked = stamp_of_status(os.fstat(file.fileno())) == stamp
         if part == "header":
             found = hashlib.sha256(file.read(HEADER_BYTES))
         else:
             found = hashlib.file_digest(file, "sha256")
-        if not as_asked or _stamp_of(os.fstat(file.fileno())) != stamp:
+        if not as_asked or stamp_of_status(os.fstat(file.fileno())) != stamp:
             raise ChangedError(path)
     return found.hexdigest()
 
@@ -179,15 +185,15 @@ def recorded(job, headers=(), absent=(), waits=True):
     ]
     read = [each for each in inputs if each[1] not in absent]
     reading = [begin_sha256(path, part) for _, path, part in read]
-    about, before, left = {}, [_stamp(path) for _, path, _ in read], {}
+    about, before, left = {}, [stamp_of_file(path) for _, path, _ in read], {}
     try:
         with names_waiting(_all(outputs) if waits else ()) as files:
             yield about
-            left.update((path, _stamp(path)) for path in _all(outputs))
+            left.update((path, stamp_of_file(path)) for path in _all(outputs))
             # Of what the job read, be it replaced by now; sha256 would tell of what is there.
             hashes = {each: _hash_of(future) for each, future in zip(read, reading, strict=True)}
             for (name, path, part), stamp in zip(read, before, strict=True):
-                now = _stamp(path)
+                now = stamp_of_file(path)
                 if now != stamp and (now is None or hashes[name, path, part] != sha256(path, part)):
                     raise ChangedError(path)
             record = {
@@ -210,7 +216,8 @@ def recorded(job, headers=(), absent=(), waits=True):
             # Not left to Snakemake, which in a cluster job leaves what bears an output's name.
             with refusal_named():
                 for output, stamp in left.items():
-                    if stamp is not None and _stamp(output) == stamp:  # or it is others' by now
+                    # Else it is others' by now.
+                    if stamp is not None and stamp_of_file(output) == stamp:
                         os.unlink(output)
         # A process ends when its threads do: it must not wait for what nobody will ask for.
         for future in reading:
@@ -226,35 +233,46 @@ def _leave(record, outputs, files):
     What another job of ours left there meanwhile, of another working folder or on a node that its
     cluster gave up, is replaced; InputError where it is others'.
     """
-    text = json.dumps(record, indent=1, default=str) + "\n"
     for _ in range(3):
-        made_elsewhere = {path for path in files if _is_made_elsewhere(path)}
-        earlier = {path: _text_of_record(path) for path in outputs}
-        for path in outputs:
-            _write_record(path, text)
+        made_elsewhere = {path: _stamp_of_ours(path) for path in files}
         try:
+            with_earlier = [path for path in outputs if _begin_record(path, record)]
             for path in files:
-                files.name(path, replaces=path in made_elsewhere)
-        except FileExistsError:
-            # It came since. If a job of ours left it, ours has replaced its record.
-            for path in files:
-                if _text_of_record(path) == text:
-                    _write_record(path, earlier[path])
-        else:
-            return
-    raise InputError(put_there(next(iter(files))))
+                files.name(path, over=made_elsewhere[path])
+        except FileExistsError:  # another job's record or file came since
+            continue
+        for path in with_earlier:
+            _write_record(path, record)
+        return
+    raise InputError(put_there(next(iter(files), outputs[0])))
 
 
-def _is_made_elsewhere(path):
-    """Whether a file is there that another job of ours left; InputError for one of others."""
+def _stamp_of_ours(path):
+    """stamp_of_file of what another job of ours left; None without one, InputError if others'."""
     if not os.path.lexists(path):
-        return False
+        return None
+    stamp = stamp_of_file(path)
     try:
         if is_empty(path) or matches_record(path):
-            return True
+            return stamp
     except InputError:  # of its record
         pass
     raise InputError(put_there(path))
+
+
+def _begin_record(output, record):
+    """Write the record of an output that has no name yet; returns whether one was there.
+
+    What that one tells stays in it: its file may be there until the output has its name, and is
+    ours whenever this job is killed. Raises FileExistsError where another job's comes meanwhile.
+    """
+    try:
+        earlier = recorded_outputs(output)
+    except InputError:  # a damaged one
+        earlier = []
+    is_there = os.path.lexists(record_path(output))
+    _write_record(output, record | {"outputs": record["outputs"] + earlier}, anew=not is_there)
+    return is_there
 
 
 def matches_record(path):
@@ -286,37 +304,21 @@ def is_empty(path):
     return os.path.isfile(path) and os.path.getsize(path) == 0
 
 
-def _text_of_record(output):
-    """What stands in the record of an output; None where there is none that can be read."""
+def _write_record(output, record, anew=False):
+    """Write the record of an output; with ``anew``, FileExistsError where another one is there."""
+    place, text = record_path(output), json.dumps(record, indent=1, default=str) + "\n"
     try:
-        return read_text(record_path(output))
-    except (OSError, ValueError, InputError):
-        return None
-
-
-def _write_record(output, text):
-    """Write the record of an output; None removes it."""
-    place = record_path(output)
-    with refusal_named():
-        place.parent.mkdir(exist_ok=True)
-        if text is None:
-            place.unlink(missing_ok=True)
-    if text is not None:
+        with refusal_named():
+            place.parent.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise InputError(
+            f"{place.parent}: a file lies where the folder of records is to be; move it away"
+        ) from None
+    with names_waiting([place] if anew else []) as files:
         with written_aside(place) as aside:
             Path(aside).write_text(text, encoding="utf-8")
-
-
-def _stamp(path):
-    """What is another number once a file is replaced or written to; None where there is none."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return _stamp_of(status)
-
-
-def _stamp_of(status):
-    return status.st_ino, status.st_size, status.st_mtime_ns
+        if anew:
+            files.name(place)
 
 
 def read_record(output):

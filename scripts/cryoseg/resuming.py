@@ -13,7 +13,7 @@ from cryoseg.folders import refusal_named, some
 from cryoseg.foreign_files import has_dated_copy
 from cryoseg.joblog import logger
 from cryoseg.provenance import is_empty
-from cryoseg.volumes import names_waiting, put_there, written_aside
+from cryoseg.volumes import names_waiting, put_there, stamp_of_file, written_aside
 
 # Settings that only say where files lie; whoever moves a project may go on.
 PLACES = (
@@ -206,11 +206,12 @@ def hand_over(folder, checkpoint, run):
             f"{folder}: this training is finished and its model is not there: no validation loss "
             "was a number, or it was removed; remove last.ckpt there to train anew"
         )
-    ours = is_empty(checkpoint) or has_dated_copy(checkpoint)
     with names_waiting([checkpoint]) as files:
         _copy(kept, checkpoint)
+        there = stamp_of_file(checkpoint)
+        ours = is_empty(checkpoint) or has_dated_copy(checkpoint)
         try:
-            files.name(checkpoint, replaces=ours)
+            files.name(checkpoint, over=there if ours else None)
         except FileExistsError:
             raise InputError(put_there(checkpoint)) from None
     return kept

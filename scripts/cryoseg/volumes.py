@@ -225,15 +225,19 @@ class Waiting:
         """Where the file of a path is now: aside, or where it was not written aside, the path."""
         return _waiting.get(os.path.abspath(path)) or path
 
-    def name(self, path, replaces=False):
-        """Give the file of a path its name, instead of the one that has it where it replaces that.
+    def name(self, path, over=None):
+        """Give the file of a path its name.
 
-        Raises FileExistsError where one with other bytes has it, which is to stay, and InputError
-        as written_aside does.
+        over: stamp_of_file of the one that may be replaced
+        Raises FileExistsError where another one with other bytes has it, which is to stay, and
+        InputError as written_aside does.
         """
         aside, path = self.place_of(path), Path(path)
         try:
-            os.replace(aside, path) if replaces else _name_anew(aside, path)
+            if over is not None and stamp_of_file(path) == over:
+                os.replace(aside, path)
+            else:
+                _name_anew(aside, path)
         except FileExistsError:
             raise
         except OSError as error:
@@ -278,6 +282,19 @@ def _name_anew(aside, path):
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         os.replace(aside, path)
+
+
+def stamp_of_file(path):
+    """What is another value once a file is replaced or written to; None where there is none."""
+    try:
+        return stamp_of_status(os.stat(path))
+    except FileNotFoundError:
+        return None
+
+
+def stamp_of_status(status):
+    """As stamp_of_file, of what os.stat tells."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def put_there(path):
