@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from admit_tomogram import admit_tomogram
-from cryoseg.errors import ChangedError, InputError
+from cryoseg.errors import InputError
 from cryoseg.provenance import recorded
 from cryoseg.resuming import find_start, hand_over
 from cryoseg.volumes import written_aside
@@ -162,9 +162,11 @@ def replace_output():
 def take_back_output():
     """As a job does whose input was replaced while it was read, and whose output does not wait."""
     output = {"made": "of_anna/made.txt"}
-    job = SimpleNamespace(rule="make", input={}, output=output, params={})
+    source = Path("source")
+    source.write_text("before")
+    job = SimpleNamespace(rule="make", input={"source": str(source)}, output=output, params={})
     with recorded(job, waits=False):
-        raise ChangedError("source")
+        source.write_text("changed since")
 
 
 def hand_over_model():

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryoseg.errors import InputError, brief
+from cryoseg.errors import InputError, brief, printable
 from cryoseg.folders import all_behind, disk_is_full, not_writable, refusal, some
 from cryoseg.joblog import STOPPED
 from cryoseg.slurm import JobRecord
@@ -137,8 +137,8 @@ def why_not_begun(inputs, outputs, error):
     if gone:
         what = "is" if len(gone) == 1 else "are"
         return (
-            f"{some(gone)} {what} gone since the run began; bring back what is missing, then give "
-            "the same command again"
+            f"{printable(some(gone))} {what} gone since the run began; bring back what is missing, "
+            "then give the same command again"
         )
     for each in all_behind(error):  # Snakemake's own, where it cannot make a folder
         if isinstance(each, OSError) and (said := refusal(each)):
