@@ -15,7 +15,7 @@ setup: .venv/complete
 	touch $@
 
 demo: setup
-	@echo "how the longest steps get on: tail -F logs/*/train_model.log"
+	@echo "how the trainings get on: tail -F logs/lamella/train_model.log logs/semantic/train_model.log"
 	$(SNAKEMAKE) --configfile config/demo.yaml -- demo
 	@cut -f 1-3,5,9-13 demo/predictions/*/evaluation/demo_*_evaluation.tsv
 	@grep -hE 'measure|dice' demo/predictions/semantic/evaluation/summary.tsv

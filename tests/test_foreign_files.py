@@ -473,15 +473,17 @@ def held(run, script):
         time.sleep(0.005)
     for each in processes:
         each.suspend()
-    yield
-    for each in processes:
-        each.resume()
+    try:
+        yield
+    finally:
+        for each in processes:
+            each.resume()
 
 
 def begun(lab, *targets):
     """A run that is on its way, one job at a time."""
     return subprocess.Popen(
-        lab.command("--cores", "1", "--", *targets),
+        lab.command("--cores", "1", "--latency-wait", "60", "--", *targets),
         cwd=lab.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -520,7 +522,7 @@ def test_labels_corrected_before_the_run_has_noticed_that_they_are_done_are_kept
     corrected = place.read_bytes()
     os.kill(run.pid, signal.SIGCONT)
     if moved:
-        time.sleep(0.5)  # Snakemake waits 2 s for it
+        assert any("Waiting at most 60 seconds" in line for line in run.stdout)
         place.rename(labels)
     shown = run.communicate(timeout=300)[0]
     assert run.returncode == 0, shown

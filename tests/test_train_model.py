@@ -675,7 +675,7 @@ def test_a_job_that_is_told_to_end_saves_its_last_step(number, readers, tmp_path
     assert len(told) >= readers
     for each in told:
         each.send_signal(number)
-    time.sleep(0.5)
+    time.sleep(0.5)  # in which a trainer whose reader had died would have ended
     os.kill(job.pid, number)
     job.join(30)
     assert job.exitcode == 128 + number

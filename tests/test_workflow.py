@@ -622,7 +622,7 @@ def test_a_run_that_is_told_to_end_while_it_chooses_jobs_ends(lab):
                         os.kill(int(number), signal.SIGSTOP)
                         solver = int(number)
         run.terminate()
-        time.sleep(1)
+        time.sleep(1)  # in which it takes the signal, while the solver does not answer
         os.kill(solver, signal.SIGCONT)
         try:
             shown, _ = run.communicate(timeout=120)
