@@ -23,7 +23,7 @@ from cryoseg import plan
 from cryoseg.configuration import SECTIONS, check_syntax, read_configuration
 from cryoseg.errors import InputError
 from cryoseg.failures import Failure, failure_lines, write_failures
-from cryoseg.folders import check_own_folders
+from cryoseg.folders import check_own_folders, why_gone
 from cryoseg.run_warnings import warning_lines
 from cryoseg.shared_folders import entries_by_folder, leave_notes, others_in
 from cryoseg.steps import Step, by_name
@@ -40,6 +40,9 @@ def or_stop(read, *arguments, **options):
 
 def report_failures(workflow):
     """Say at the end of a run which jobs failed and why; write it down in logs/failures.tsv."""
+    if gone := why_gone(WORKING_FOLDER):
+        logger.error(gone)
+        return
     failed = [job for each in workflow.scheduler.failed for job in getattr(each, "jobs", [each])]
     failures = [failure_of(job) for job in failed]
     for line in failure_lines(failures):
@@ -57,7 +60,8 @@ def failure_of(job):
     """The Failure of a job that failed."""
     # A target, as "all" is, has no log: it fails where a file is gone by then.
     tomogram, log = job.wildcards.get("tomogram"), str(job.log[0]) if job.log else ""
-    return Failure(job.rule.name, tomogram, log, SLURM_JOBS.get(job), SAID.get(job))
+    about = SLURM_JOBS.get(job), SAID.get(job), LOGS_BEFORE.get(job)
+    return Failure(job.rule.name, tomogram, log, *about)
 
 
 def report_warnings(workflow):

@@ -21,6 +21,7 @@ import snakemake.executors.local
 import snakemake.jobs
 import snakemake.persistence
 import snakemake.persistence.file
+from snakemake.common.workdir_handler import WorkdirHandler
 from snakemake.exceptions import RuleException, WorkflowError
 from snakemake.logging import logger
 from snakemake.scheduling.job_scheduler import JobScheduler
@@ -28,14 +29,19 @@ from snakemake.settings.types import PersistenceBackend
 
 from cryoseg import plan, run_owners
 from cryoseg.errors import InputError
-from cryoseg.failures import explain, names_input_error, why_not_begun
-from cryoseg.folders import is_full_disk, not_writable, why_no_notes
+from cryoseg.failures import explain, names_input_error, stamp_of_log, why_not_begun
+from cryoseg.folders import is_full_disk, not_writable, why_gone, why_no_notes
 from cryoseg.host_memory import free_host_memory
 from cryoseg.joblog import not_to_outlive_this
 from cryoseg.unmade import Unmade, write_unmade
 
 # What the end of the run says of jobs that could not begin, or for whose notes there was no space.
 SAID = {}
+# What lay at the path of each job's log when this run last began it: a job that does not get as far
+# as its log leaves there that of an earlier run.
+LOGS_BEFORE = {}
+WORKING_FOLDER = os.getcwd()
+NOTES_FOLDER = f"{WORKING_FOLDER}/.snakemake"
 
 
 class WithoutAncient:
@@ -70,10 +76,24 @@ def retry_what_may_succeed():
     allowed = snakemake.jobs.Job.restart_times.fget
 
     def restart_times(job):
-        stays = job in SAID or (job.log and names_input_error(str(job.log[0])))
+        log = str(job.log[0]) if job.log else ""
+        stays = job in SAID or names_input_error(log, LOGS_BEFORE.get(job))
         return 0 if stays else allowed(job)
 
     snakemake.jobs.Job.restart_times = property(restart_times)
+
+
+def note_logs_of_before():
+    """Note what lies at the path of a job's log as the job begins, see LOGS_BEFORE."""
+    run = JobScheduler.run
+
+    def noted(scheduler, jobs, executor=None):
+        for each in jobs:
+            with_log = [job for job in getattr(each, "jobs", [each]) if job.log]
+            LOGS_BEFORE.update((job, stamp_of_log(str(job.log[0]))) for job in with_log)
+        run(scheduler, jobs, executor)
+
+    JobScheduler.run = noted
 
 
 def gather_what_there_is():
@@ -252,7 +272,7 @@ def tell_where_notes_cannot_be_kept():
         try:
             await finish(persistence, job)
         except OSError as error:
-            if said := why_no_notes(error):
+            if said := why_no_notes(error, NOTES_FOLDER):
                 SAID.setdefault(job, said)
             raise
 
@@ -260,13 +280,13 @@ def tell_where_notes_cannot_be_kept():
         try:
             await end(job, *arguments, error=error, **options)
         except WorkflowError as problem:
-            if not (error and why_no_notes(problem)):
+            if not (error and why_no_notes(problem, NOTES_FOLDER)):
                 raise
             await job.cleanup(())  # which Snakemake has not come to
 
     def callback(executor, submitted, future):
         error = None if future.cancelled() else future.exception()
-        if said := why_no_notes(error):  # of its script, for one, which Snakemake copies there
+        if said := why_no_notes(error, NOTES_FOLDER):  # of its script, for one, which Snakemake copies there
             SAID[submitted.job] = said
             future = Future()
             future.set_exception(WorkflowError(said))  # which is printed without a traceback
@@ -351,6 +371,48 @@ def fail_alone_where_a_file_is_gone():
     snakemake.jobs.Job.postprocess = ended
 
 
+def end_where_the_working_folder_is_gone():
+    """End a run whose working folder is gone, as no job of it can begin or end any more.
+
+    What is told of a job that ends comes in a thread, where an exception goes by unseen; the run
+    would wait for that job for ever. One on a cluster ends with a traceback.
+    """
+    schedule = JobScheduler.schedule
+    run = snakemake.executors.local.Executor.run_job
+    take_result = snakemake.executors.local.Executor._callback
+    change_back = WorkdirHandler.change_back
+
+    def is_gone(executor):
+        if said := why_gone(WORKING_FOLDER):
+            executor.workflow.scheduler.executor_error_callback(WorkflowError(said))
+        return bool(said)
+
+    def run_or_end(executor, job):
+        if not is_gone(executor):
+            run(executor, job)
+
+    def callback(executor, submitted, future):
+        if not is_gone(executor):
+            take_result(executor, submitted, future)
+
+    def scheduled(scheduler):
+        try:
+            return schedule(scheduler)
+        except Exception:
+            if why_gone(WORKING_FOLDER):
+                return False  # and the end of the run says why
+            raise
+
+    def back(handler):
+        with suppress(FileNotFoundError):  # where snakemake was started, mostly the same folder
+            change_back(handler)
+
+    snakemake.executors.local.Executor.run_job = run_or_end
+    snakemake.executors.local.Executor._callback = callback
+    JobScheduler.schedule = scheduled
+    WorkdirHandler.change_back = back
+
+
 def end_without_waiting_for_itself():
     """Let a run take SIGTERM at any moment.
 
@@ -397,12 +459,14 @@ def booked_together(workflow):
 refuse_other_notes(workflow)
 heed_changes_behind_ancient_files()
 retry_what_may_succeed()
+note_logs_of_before()
 gather_what_there_is()
 take_off_dead_locks(workflow)
 keep_locks_of_others()
 tell_where_notes_cannot_be_kept()
 do_without_times_that_cannot_be_written()
 fail_alone_where_a_file_is_gone()
+end_where_the_working_folder_is_gone()
 end_without_waiting_for_itself()
 os.environ.update(not_to_outlive_this())
 limit_memory(workflow)

@@ -3,13 +3,22 @@
 import csv
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 import snakemake.io
 from snakemake_interface_common.exceptions import WorkflowError
 
-from cryoseg import slurm
-from cryoseg.failures import COLUMNS, Failure, explain, failure_lines, why_not_begun, write_failures
+from cryoseg.failures import (
+    COLUMNS,
+    Failure,
+    explain,
+    failure_lines,
+    names_input_error,
+    stamp_of_log,
+    why_not_begun,
+    write_failures,
+)
 from cryoseg.run_warnings import MOST_WARNINGS, warning_lines
 from cryoseg.slurm import JobRecord, job_record, span
 
@@ -103,9 +112,26 @@ def test_the_sentence_of_an_input_error_wins_over_slurms_state(log):
 
 def test_the_log_of_an_earlier_try_is_not_taken_for_the_last_ones(log):
     log.write_text("error: raw/TS_1.mrc: the file is truncated\n")
-    os.utime(log, (1000, 1000))
-    kind, said = explain(failure(log, state="NODE_FAIL", started=2000.0))
-    assert (kind, said) == ("node failure", "node failure")
+    before = stamp_of_log(log)
+    tried = replace(failure(log, state="NODE_FAIL"), before=before)
+    assert explain(tried) == ("node failure", "node failure")
+    assert not names_input_error(log, before)
+    log.write_text("error: raw/TS_1.mrc: the file is truncated\n")
+    assert explain(tried)[0] == "input error"
+    assert names_input_error(log, before)
+
+
+@pytest.mark.parametrize("before", ["error: raw/TS_1.mrc: the file is truncated\n", None])
+def test_a_log_that_could_not_be_written_is_the_reason(log, monkeypatch, before):
+    if before:
+        log.write_text(before)
+    tried = Failure("score_voxels", "TS_1", str(log), before=stamp_of_log(log))
+    assert "it left no log" in explain(tried)[1]
+    monkeypatch.setattr("os.access", lambda *arguments, **options: False)
+    kind, said = explain(tried)
+    assert kind == "error"
+    assert said.startswith(f"{log}: cannot be written")
+    assert said.endswith(f"write into {log.parent}")
 
 
 def test_a_job_that_never_began_its_step_shows_the_end_of_slurms_log(log):
@@ -150,7 +176,6 @@ def test_a_record_is_read_from_what_slurm_prints(tmp_path, monkeypatch):
     assert record.time_limit == "00:01:00"
     assert record.out_of_memory
     assert record.last_line.startswith("slurmstepd")
-    assert record.started == pytest.approx(slurm._seconds("2026-01-02T03:04:05"))
 
 
 def test_many_names_are_written_short_and_safe_for_a_path():

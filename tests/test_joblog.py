@@ -94,7 +94,7 @@ def test_a_lack_of_memory_is_a_sentence_with_what_is_needed_and_may_be_tried_aga
         r"it needs at least 5629\d+ MB: give it .*\n",
         done.stderr,
     )
-    assert not names_input_error(tmp_path / "a.log")
+    assert not names_input_error(tmp_path / "a.log", before=None)
 
 
 def test_a_file_that_cannot_be_mapped_for_lack_of_memory_is_not_called_damaged(tmp_path):

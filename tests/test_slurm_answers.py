@@ -15,6 +15,7 @@ import pytest
 from conftest import REPOSITORY
 from cryoseg.slurm import LostJobs, is_given_up
 from test_workflow import NAMES, Lab, fill
+from tracebacks import tracebacks
 
 NAME = NAMES[0]
 TARGET = f"scaled/{NAME}.mrc"
@@ -85,6 +86,26 @@ def test_a_job_that_was_refused_is_not_done_although_its_old_output_is_there(lab
     assert "sbatch: error: invalid partition" in text
     assert lab.failure()["tomogram"] == NAME
     assert lab.plan("--", TARGET) == {("raw_scale_tomogram", NAME)}
+
+
+def test_the_log_of_an_earlier_run_neither_explains_a_job_nor_keeps_it_from_another_try(lab):
+    log = lab.folder / f"logs/raw/scale_tomogram/{NAME}.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("error: what was wrong last week\n")
+    lab.write_programs(squeue="echo '4711|FAILED'")
+    text = lab.run("--retries", "1", "--", TARGET)
+    assert text.count("Trying to restart job") == 1
+    assert "last week" not in text
+    assert "last week" not in lab.failure()["reason"]
+
+
+@pytest.mark.parametrize("state", ["FAILED", "COMPLETED"])
+def test_a_run_whose_working_folder_is_gone_ends_with_a_word(lab, tmp_path_factory, state):
+    lab.write_programs(squeue=f"rm -rf '{lab.folder}'; echo '4711|{state}'")
+    lab.bin = lab.bin.rename(tmp_path_factory.mktemp("elsewhere") / "bin")
+    text = lab.run("--", TARGET)
+    assert f"{lab.folder}: the working folder is gone since the run began" in text
+    assert not tracebacks(text)
 
 
 def test_a_wrong_account_ends_the_run_with_a_word(lab):

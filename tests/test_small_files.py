@@ -9,7 +9,7 @@ import pytest
 
 from cryoseg.calibrations import scoring_calibration
 from cryoseg.errors import InputError
-from cryoseg.failures import names_input_error
+from cryoseg.failures import names_input_error, stamp_of_log
 from cryoseg.joblog import log_to
 from cryoseg.paces import benchmark_seconds
 from cryoseg.provenance import read_record, record_path, sha256
@@ -108,7 +108,8 @@ def test_no_reader_of_what_runs_keep_waits_for_a_pipe(tmp_path):
         assert benchmark_seconds(benchmark) is None
         assert scoring_calibration(step) is None
         assert warnings_in(log) == []
-        assert not names_input_error(log)
+        assert not names_input_error(log, before=None)
+        assert stamp_of_log(log) is None
         assert _tail(log) == ""
         assert _begin_or_none(str(log), "content") is None
         assert split_behind(model) == {}

@@ -491,6 +491,10 @@ def test_a_bad_tomogram_fails_alone_and_is_named_at_the_end(lab):
 
 def test_a_tomogram_that_is_gone_when_its_turn_comes_costs_its_own_job_alone(empty):
     (empty.folder / RAW / f"{ODD}.mrc").unlink()
+    for name in ("TS_1", "TS_10"):
+        log = empty.folder / f"logs/raw/scale_tomogram/{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("error: of an earlier run\n")
     run = subprocess.Popen(
         empty.command("--cores", "1", "--", "scale"),
         stdout=subprocess.PIPE,
@@ -631,6 +635,36 @@ def test_a_run_that_is_told_to_end_while_it_chooses_jobs_ends(lab):
     assert "Will exit after finishing currently running jobs" in shown
     lab.run()
     assert lab.plan() == set()
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "its notes"])
+def test_a_run_whose_working_folder_is_gone_ends_with_a_word(empty, how):
+    """Snakemake fails in a thread then, unseen, and would wait for the job of that for ever."""
+    gone = empty.folder / ".snakemake" if how == "its notes" else empty.folder
+    with subprocess.Popen(
+        empty.command("--cores", "1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=empty.folder,
+    ) as run:  # fmt: skip
+        line = ""
+        while "rule raw_scale_tomogram" not in line:
+            line = run.stdout.readline()
+            assert line
+        if how == "renamed":
+            empty.folder.rename(empty.folder.with_name("renamed"))
+        for _ in range(3):  # a job may write while it is removed
+            shutil.rmtree(gone, ignore_errors=True)
+        try:
+            shown, _ = run.communicate(timeout=120)
+        finally:
+            run.kill()
+    assert not tracebacks(shown)
+    if how == "its notes":  # which are read and written by the jobs on their way alone
+        assert run.returncode == 0 or f"{gone}: what Snakemake keeps there is gone" in shown
+        empty.run()
+        assert empty.plan() == set()
+    else:
+        assert run.returncode == 1
+        assert f"{gone}: the working folder is gone since the run began" in shown
 
 
 # Simulated tomograms

@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoseg.errors import InputError, brief, printable
-from cryoseg.folders import all_behind, disk_is_full, not_writable, refusal, some
+from cryoseg.folders import (
+    all_behind,
+    disk_is_full,
+    not_writable,
+    refusal,
+    some,
+    unwritable,
+)
 from cryoseg.joblog import STOPPED
 from cryoseg.slurm import JobRecord
 from cryoseg.small_files import files_only
 from cryoseg.table_lines import check_replaceable, table_line
-from cryoseg.volumes import written_aside
+from cryoseg.volumes import stamp_of_status, written_aside
 
 COLUMNS = ("rule", "tomogram", "kind", "reason", "node", "log", "slurm_job", "slurm_log")
 # What Slurm's words for the end of a job mean here.
@@ -36,9 +43,10 @@ CRASHES = {
 class Failure:
     """A job that failed.
 
-    log:   path of the log that its script wrote; empty for a target, which has no script
-    slurm: what Slurm says of the cluster job that it was last in, or None for a local job
-    said:  why its run could not begin or end it, where that is known
+    log:    path of the log that its script wrote; empty for a target, which has no script
+    slurm:  what Slurm says of the cluster job that it was last in, or None for a local job
+    said:   why its run could not begin or end it, where that is known
+    before: stamp_of_log of the log when its run last began it: of an earlier run, or another try
     """
 
     rule: str
@@ -46,6 +54,7 @@ class Failure:
     log: str
     slurm: JobRecord | None = None
     said: str | None = None
+    before: tuple | None = None
 
 
 def failure_lines(failures):
@@ -93,7 +102,7 @@ def explain(failure):
           or "error"
     """
     record = failure.slurm
-    lines = _lines(failure.log, None if record is None else record.started)
+    lines = _lines(failure.log, failure.before)
     errors = [line.removeprefix("error: ") for line in lines or () if line.startswith("error: ")]
     if errors:
         return "input error", errors[-1]
@@ -119,6 +128,8 @@ def explain(failure):
         return "error", f"it ended before its step began; Slurm's log ends: {record.last_line}"
     if not lines and (full := disk_is_full(Path(failure.log).parent)):
         return "error", full
+    if lines is None and (why := _why_no_log(failure.log)):
+        return "error", why
     if lines is None:
         return "error", "it left no log; see what Snakemake printed above"
     return (
@@ -147,15 +158,36 @@ def why_not_begun(inputs, outputs, error):
     return not_writable(fixed[0], errno.EACCES) if fixed else brief(error)
 
 
-def _lines(log, since):
-    """Lines of a log that are not empty; None if there is none, or none from after ``since``."""
+def stamp_of_log(path):
+    """What is another value once a job has begun to write its log; None where there is none."""
     try:
-        if since is not None and os.path.getmtime(log) < since:
-            return None  # of an earlier try
+        with open(path, "rb", opener=files_only) as file:
+            return stamp_of_status(os.fstat(file.fileno()))
+    except (OSError, InputError):
+        return None
+
+
+def _lines(log, before):
+    """Lines of a log that are not empty; None if there is none, or only the one from ``before``.
+
+    before: its stamp_of_log when the job was to begin
+    """
+    try:
         with open(log, encoding="utf-8", errors="replace", opener=files_only) as file:
+            # Of what is open, as a folder of the network may tell an older state of a path.
+            if stamp_of_status(os.fstat(file.fileno())) == before:
+                return None
             return [line.strip() for line in file if line.strip()]
     except (OSError, InputError):
         return None
+
+
+def _why_no_log(path):
+    """Why a job could not write its log, as a sentence, or None."""
+    if os.path.exists(path):
+        return None if os.access(path, os.W_OK) else not_writable(path, errno.EACCES)
+    why = path and unwritable(os.path.dirname(path) or ".")
+    return f"{path}: {why}" if why else None
 
 
 def _of_exception(line):
@@ -177,10 +209,9 @@ def _last(lines):
     return f"; the last line of its log: {lines[-1]}" if lines else ""
 
 
-def names_input_error(log):
-    """Whether a log says what the user must mend, so that another try would fail alike."""
-    try:
-        with open(log, encoding="utf-8", errors="replace", opener=files_only) as file:
-            return any(line.startswith("error: ") for line in file)
-    except (OSError, InputError):
-        return False
+def names_input_error(log, before):
+    """Whether a log says what the user must mend, so that another try would fail alike.
+
+    before: its stamp_of_log when the job was to begin
+    """
+    return any(line.startswith("error: ") for line in _lines(log, before) or ())

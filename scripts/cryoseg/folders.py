@@ -119,6 +119,11 @@ def not_writable(path, number):
     return f"{path}: cannot be written ({why}); see to it that you may write into {folder}"
 
 
+def folder_gone(path):
+    """A sentence about a file that cannot be written as its folder is no longer there."""
+    return f"{path}: its folder is gone; bring it back, then give the same command again"
+
+
 def refusal(error):
     """The sentence of not_writable where an OSError says that a right is lacking, or None."""
     if error.errno not in REFUSED or error.filename is None:
@@ -188,15 +193,35 @@ def all_behind(error):
         error = error.__cause__ or error.__context__
 
 
-def why_no_notes(error):
-    """Why what Snakemake keeps in its working folder cannot be written, as a sentence, or None.
+def why_gone(folder):
+    """A sentence if the working folder no longer lies at its path, an absolute one, or None."""
+    try:
+        if os.path.samefile(folder, "."):
+            return None
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+            return None  # which may pass, as while a drive of the network is gone
+    return (
+        f"{folder}: the working folder is gone since the run began: removed, renamed, or replaced; "
+        "bring it back to where it was, then give the same command again"
+    )
+
+
+def why_no_notes(error, folder):
+    """Why what Snakemake keeps in a folder, an absolute path, cannot be written; None if it can.
 
     error: the exception of that, or one that it led to
     """
-    folder = Path(".snakemake").resolve()
     if is_full_disk(error):
         return no_space_for_notes(folder)
     for each in all_behind(error):
+        name = getattr(each, "filename", None)
+        inside = name and os.fsdecode(name).startswith(f"{folder}/")
+        if isinstance(each, FileNotFoundError) and inside:
+            return (
+                f"{folder}: what Snakemake keeps there is gone since the run began; leave it there "
+                "while one works, and give the same command again"
+            )
         if getattr(each, "errno", None) in REFUSED:
             return (
                 f"{folder}: what Snakemake notes there cannot be written "

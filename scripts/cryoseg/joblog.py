@@ -16,7 +16,7 @@ import psutil
 from tqdm import tqdm
 
 from cryoseg.errors import InputError, printable
-from cryoseg.folders import is_full_disk, no_space_for_notes, refusal
+from cryoseg.folders import folder_gone, is_full_disk, no_space_for_notes, refusal
 from cryoseg.host_memory import is_lack_of_memory, lack_of_memory
 from cryoseg.process_identity import identity_from, identity_of
 
@@ -154,6 +154,8 @@ def _opened(path):
         log = path.open("w", **TEXT)
     except OSError as error:
         said = no_space_for_notes(path.parent) if is_full_disk(error) else refusal(error)
+        if said is None and isinstance(error, FileNotFoundError):  # the working folder's own
+            said = folder_gone(path)
         if said is None:
             raise
         print(f"error: {said}", file=sys.stderr)

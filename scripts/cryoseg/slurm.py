@@ -4,7 +4,6 @@ import re
 import subprocess
 import time
 from dataclasses import dataclass
-from datetime import datetime
 
 from cryoseg.errors import InputError
 from cryoseg.small_files import files_only
@@ -35,7 +34,6 @@ class JobRecord:
     number:        its id; empty if it was not submitted
     state:         TIMEOUT, NODE_FAIL ...; empty if Slurm does not say
     node:          where it ran; empty if it did not start
-    started:       seconds since 1970, or None
     memory:        what it asked for, as Slurm writes it
     time_limit:    likewise
     out_of_memory: whether it, or a process of it, was killed for memory
@@ -46,7 +44,6 @@ class JobRecord:
     number: str = ""
     state: str = ""
     node: str = ""
-    started: float | None = None
     memory: str = ""
     time_limit: str = ""
     out_of_memory: bool = False
@@ -72,7 +69,6 @@ def job_record(number, log=None, message=None):
         number=number,
         state=state,
         node=_known(said.get("NodeList")) or _known(said.get("BatchHost")),
-        started=_seconds(said.get("StartTime")),
         memory=_memory(said),
         time_limit=said.get("TimeLimit", ""),
         out_of_memory=state == "OUT_OF_MEMORY" or bool(OUT_OF_MEMORY.search(tail)),
@@ -143,13 +139,6 @@ def _show_job(number):
 
 def _known(text):
     return "" if text in (None, "(null)", "None") else text
-
-
-def _seconds(text):
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (TypeError, ValueError):
-        return None
 
 
 def _memory(said):

@@ -19,7 +19,7 @@ from mrcfile import utils as mrc_format
 import cryoseg
 from cryoseg import mrc_headers
 from cryoseg.errors import InputError, brief, quoted
-from cryoseg.folders import FULL, REFUSED, not_writable
+from cryoseg.folders import FULL, REFUSED, folder_gone, not_writable
 from cryoseg.hdf5_files import damage_named, open_hdf5, volume_in
 from cryoseg.process_identity import number_is_taken, place_of_numbers
 
@@ -380,7 +380,7 @@ def _why_not_written(error, path, places, byte_count):
     if number in REFUSED:
         return not_writable(path, number)
     if not os.path.isdir(path.parent):
-        return f"{path}: its folder is gone; bring it back, then give the same command again"
+        return folder_gone(path)
     return not_writable(path, errno.EACCES) if refused else None
 
 
