@@ -367,6 +367,25 @@ def test_a_new_tomogram_runs_alone(lab):
     assert lab.plan() == steps(ALL_STEPS, ["TS_2"])
 
 
+def test_corrected_masks_have_a_stage_of_their_own_beside_new_tomograms(lab):
+    corrected = lab.folder / "corrected" / "TS_1_preds.h5"
+    corrected.parent.mkdir()
+    (lab.folder / "predictions/lamella/TS_1_preds.h5").rename(corrected)
+    with h5py.File(corrected, "r+") as file:
+        file["labels"][:12] = 0
+    folder = "predictions/by_hand"
+    by_hand = {"mask_folder": "corrected", "test_files": ["TS_1.mrc"], "prediction_folder": folder}
+    lab.write_yaml("config/by_hand.yaml", stage_file("semantic") | by_hand)
+    stages = {name: f"config/{name}.yaml" for name in (*STAGES, "by_hand")}
+    config = yaml.safe_load((lab.folder / "config/config.yaml").read_text())
+    lab.write_config(**(config | {"predict": stages}))
+    lab.write_tomogram("TS_2")
+    lab.run()
+    assert lab.labels("semantic", "TS_2").shape == SHAPE
+    assert not lab.labels("by_hand", "TS_1")[:12].any()
+    assert lab.labels("lamella", "TS_1")[:12].any()
+
+
 def test_a_changed_tomogram_reruns_itself_and_what_depends_on_it(lab):
     lab.write_tomogram("TS_1", seed=7)
     assert lab.plan() == steps(ALL_STEPS, ["TS_1"])

@@ -226,9 +226,10 @@ def refusal(foreign, changed, models):
                 lines += [f"  {what} {these}:", *(f"    {each}" for each in named)]
             else:
                 lines.append(f"  {what} {these}: {some(named)}")
+    they, them = ("it", "it") if count == 1 else ("they", "them")
     lines.append(
-        "  they would be replaced, or pass for what was asked for; move them to another folder, or "
-        "name another one in the configuration"
+        f"  {they} would be replaced, or pass for what was asked for; move {them} to another "
+        "folder, or name another one in the configuration"
     )
     lines += [
         f"  {printable(path)}: to predict with this model, move it and name it as trained_model, "
