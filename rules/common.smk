@@ -60,7 +60,7 @@ def failure_of(job):
     """The Failure of a job that failed."""
     # A target, as "all" is, has no log: it fails where a file is gone by then.
     tomogram, log = job.wildcards.get("tomogram"), str(job.log[0]) if job.log else ""
-    about = SLURM_JOBS.get(job), SAID.get(job), LOGS_BEFORE.get(job)
+    about = SLURM_JOBS.get(job), SAID.get(job), log_before(job)
     return Failure(job.rule.name, tomogram, log, *about)
 
 

@@ -77,10 +77,17 @@ def retry_what_may_succeed():
 
     def restart_times(job):
         log = str(job.log[0]) if job.log else ""
-        stays = job in SAID or names_input_error(log, LOGS_BEFORE.get(job))
+        stays = job in SAID or names_input_error(log, log_before(job))
         return 0 if stays else allowed(job)
 
     snakemake.jobs.Job.restart_times = property(restart_times)
+
+
+def log_before(job):
+    """stamp_of_log of a job's log when it last began; what is there is of before if it never did."""
+    if job in LOGS_BEFORE or not job.log:
+        return LOGS_BEFORE.get(job)
+    return stamp_of_log(str(job.log[0]))
 
 
 def note_logs_of_before():

@@ -19,6 +19,7 @@ from cryoseg.failures import (
     why_not_begun,
     write_failures,
 )
+from cryoseg.folders import why_no_notes
 from cryoseg.run_warnings import MOST_WARNINGS, warning_lines
 from cryoseg.slurm import JobRecord, job_record, span
 
@@ -206,6 +207,17 @@ def test_warnings_that_no_table_holds_are_looked_for_in_logs(tmp_path):
     assert lines[0] == "25 warnings:"
     assert lines[-1] == f"  ... and 5 more in {', '.join(logs[20:23])} and 2 more"
     assert warning_lines({str(tmp_path / "none.log"): None}) == []
+
+
+@pytest.mark.parametrize("name", [3, "elsewhere", None])
+def test_notes_are_not_to_blame_for_what_happens_elsewhere(name):
+    assert why_no_notes(FileNotFoundError(errno.ENOENT, "gone", name), "/here/.snakemake") is None
+
+
+def test_notes_that_are_gone_are_named():
+    error = FileNotFoundError(errno.ENOENT, "gone", "/here/.snakemake/scripts/a.py")
+    said = why_no_notes(error, "/here/.snakemake")
+    assert said.startswith("/here/.snakemake: what Snakemake keeps there is gone")
 
 
 def test_a_folder_that_snakemake_cannot_make_is_named_with_what_to_do(monkeypatch):

@@ -4,9 +4,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -28,7 +30,7 @@ from cryoseg.provenance import (
 )
 from cryoseg.steps import Step
 from cryoseg.verification import verify
-from cryoseg.volumes import written_aside
+from cryoseg.volumes import Waiting, written_aside
 from test_workflow import RAW, Lab
 
 
@@ -162,6 +164,95 @@ def test_what_another_job_of_ours_made_meanwhile_is_replaced(tmp_path):
         assert path.read_text() == "earlier"
     assert path.read_text() == "later"
     assert matches_record(path)
+
+
+def test_what_another_job_of_ours_made_is_ours_while_its_run_dates_it(tmp_path, monkeypatch):
+    path, read, looks = tmp_path / "a.h5", provenance._read_sha256, []
+
+    def dated_meanwhile(*arguments):
+        if not looks:
+            os.utime(path)
+        looks.append(arguments)
+        return read(*arguments)
+
+    with recorded(job_of(path)), written_aside(path) as aside:
+        aside.write_text("ours")
+    provenance._hashes.clear()
+    monkeypatch.setattr(provenance, "_read_sha256", dated_meanwhile)
+    assert matches_record(path)
+    assert len(looks) == 2
+
+
+def test_a_record_that_another_job_took_away_as_it_began_is_written_again(tmp_path, monkeypatch):
+    path, name = tmp_path / "a.h5", Waiting.name
+
+    def another_begins(files, place, over=None):
+        if place == str(path):
+            record_path(path).unlink()  # as it sees no output yet
+        name(files, place, over)
+
+    monkeypatch.setattr(Waiting, "name", another_begins)
+    with recorded(job_of(path)), written_aside(path) as aside:
+        aside.write_text("ours")
+    assert matches_record(path)
+
+
+def remove(folder):
+    shutil.rmtree(folder)
+
+
+def make_anew(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("which", "when", "happens", "said"),
+    [
+        ("in", "before", remove, "in/a.txt is gone since the run began; bring it back"),
+        ("in", "within", remove, "in/a.txt is gone since the run began; bring it back"),
+        ("out", "within", remove, "out/b.txt: its folder is gone; bring it back"),
+        ("out", "within", make_anew, "out/b.txt: what was written for it is gone; see that"),
+    ],
+)
+def test_a_folder_that_goes_away_beneath_a_job_is_named(which, when, happens, said, tmp_path):
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    source, made = tmp_path / "in" / "a.txt", tmp_path / "out" / "b.txt"
+    source.write_text("abc")
+    job = job_of(made)
+    job.input = {"text": str(source)}
+
+    def work():
+        if when == "before":
+            happens(tmp_path / which)
+        with recorded(job):
+            with written_aside(made) as aside:
+                aside.write_text("made")
+            if when == "within":
+                happens(tmp_path / which)
+
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/{said}")):
+        work()
+    assert not made.exists()
+
+
+def test_a_working_folder_that_gets_another_name_hides_nobodys_file_from_a_job(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def work():
+        with recorded(job_of("a.txt")):
+            (tmp_path / "here").rename(tmp_path / "there")
+            Path("a.txt").write_text("theirs")
+            with written_aside("a.txt") as aside:
+                aside.write_text("ours")
+
+    with pytest.raises(InputError, match=r"a\.txt: put there by others while this job ran"):
+        work()
+    assert Path("a.txt").read_text() == "theirs"
 
 
 def test_a_tomogram_is_not_admitted_by_findings_that_were_replaced_meanwhile(tmp_path):
@@ -441,6 +532,17 @@ def test_an_input_that_was_copied_matches(workshop):
 
 
 def test_an_output_that_was_edited_is_found(workshop):
+    rewrite(workshop.made, b"abcabd")
+    assert workshop.found()[1].startswith("the file itself was changed after 20")
+
+
+def test_an_output_whose_record_tells_of_two_jobs_is_that_of_either(workshop):
+    """As where one was killed between record and name, in the place of what the other had left."""
+    record = workshop.record()
+    (made,) = record["outputs"]
+    record["outputs"].insert(0, made | {"sha256": 64 * "0"})
+    record_path(workshop.made).write_text(json.dumps(record))
+    assert workshop.found() == ("matches", "")
     rewrite(workshop.made, b"abcabd")
     assert workshop.found()[1].startswith("the file itself was changed after 20")
 

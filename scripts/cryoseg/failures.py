@@ -160,7 +160,12 @@ def why_not_begun(inputs, outputs, error):
 
 def stamp_of_log(path):
     """What is another value once a job has begun to write its log; None where there is none."""
+    folder, name = os.path.split(path)
     try:
+        # Not asked for by its name: the network's file systems remember for a while that it was not
+        # there, and its job may have failed by then.
+        if name not in os.listdir(folder or "."):
+            return None
         with open(path, "rb", opener=files_only) as file:
             return stamp_of_status(os.fstat(file.fileno()))
     except (OSError, InputError):

@@ -124,6 +124,11 @@ def folder_gone(path):
     return f"{path}: its folder is gone; bring it back, then give the same command again"
 
 
+def input_gone(path):
+    """A sentence about a file that is no longer there when a job comes to read it."""
+    return f"{path} is gone since the run began; bring it back, then give the same command again"
+
+
 def refusal(error):
     """The sentence of not_writable where an OSError says that a right is lacking, or None."""
     if error.errno not in REFUSED or error.filename is None:
@@ -216,7 +221,8 @@ def why_no_notes(error, folder):
         return no_space_for_notes(folder)
     for each in all_behind(error):
         name = getattr(each, "filename", None)
-        inside = name and os.fsdecode(name).startswith(f"{folder}/")
+        # A number, where a file was used by its descriptor.
+        inside = isinstance(name, (str, bytes)) and os.fsdecode(name).startswith(f"{folder}/")
         if isinstance(each, FileNotFoundError) and inside:
             return (
                 f"{folder}: what Snakemake keeps there is gone since the run began; leave it there "

@@ -5,6 +5,7 @@ itself, where the same input is to give the same bytes on every machine and ever
 and hashes of the outputs. Inputs are told by the SHA-256 of their content, not by size or date.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cryoseg.errors import ChangedError, InputError
-from cryoseg.folders import refusal_named
+from cryoseg.folders import folder_gone, input_gone, refusal_named
 from cryoseg.small_files import files_only, read_json
 from cryoseg.steps import by_name
 from cryoseg.versions import versions
@@ -23,6 +24,7 @@ from cryoseg.volumes import (
     put_there,
     stamp_of_file,
     stamp_of_status,
+    what_was_written_is_gone,
     written_aside,
 )
 
@@ -184,25 +186,32 @@ def recorded(job, headers=(), absent=(), waits=True):
         for path in paths
     ]
     read = [each for each in inputs if each[1] not in absent]
-    reading = [begin_sha256(path, part) for _, path, part in read]
-    about, before, left = {}, [stamp_of_file(path) for _, path, _ in read], {}
+    about, reading, left = {}, [], {}
     try:
+        for _, path, part in read:
+            with _gone_named(path):
+                reading.append(begin_sha256(path, part))
+        before = [stamp_of_file(path) for _, path, _ in read]
         with names_waiting(_all(outputs) if waits else ()) as files:
             yield about
             left.update((path, stamp_of_file(path)) for path in _all(outputs))
             # Of what the job read, be it replaced by now; sha256 would tell of what is there.
-            hashes = {each: _hash_of(future) for each, future in zip(read, reading, strict=True)}
+            hashes = {}
+            for each, future in zip(read, reading, strict=True):
+                with _gone_named(each[1]):
+                    hashes[each] = _hash_of(future)
             for (name, path, part), stamp in zip(read, before, strict=True):
                 now = stamp_of_file(path)
-                if now != stamp and (now is None or hashes[name, path, part] != sha256(path, part)):
+                if now is None:
+                    raise InputError(input_gone(path))
+                if now != stamp and hashes[name, path, part] != sha256(path, part):
                     raise ChangedError(path)
             record = {
                 "step": job.rule,
                 "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "inputs": [_described(*each, hashes.get(each)) for each in inputs],
                 "outputs": [
-                    _described(name, path, "content", sha256(files.place_of(path)))
-                    | {"mtime_ns": os.stat(files.place_of(path)).st_mtime_ns}
+                    _output(name, path, files.place_of(path))
                     for name, paths in outputs.items()
                     for path in paths
                 ],
@@ -234,21 +243,26 @@ def _leave(record, outputs, files):
     cluster gave up, is replaced; InputError where it is others'.
     """
     for _ in range(3):
-        made_elsewhere = {path: _stamp_of_ours(path) for path in files}
         try:
+            made_elsewhere = {path: _stamp_of_ours(path) for path in files}
             with_earlier = [path for path in outputs if _begin_record(path, record)]
             for path in files:
                 files.name(path, over=made_elsewhere[path])
         except FileExistsError:  # another job's record or file came since
             continue
-        for path in with_earlier:
-            _write_record(path, record)
+        for path in outputs:
+            # One that began meanwhile, and saw no output yet, has taken our record away.
+            if path in with_earlier or not os.path.lexists(record_path(path)):
+                _write_record(path, record)
         return
     raise InputError(put_there(next(iter(files), outputs[0])))
 
 
 def _stamp_of_ours(path):
-    """stamp_of_file of what another job of ours left; None without one, InputError if others'."""
+    """stamp_of_file of what another job of ours left; None without one, InputError if others'.
+
+    Raises FileExistsError where it changes meanwhile: its run dates it when its job has ended.
+    """
     if not os.path.lexists(path):
         return None
     stamp = stamp_of_file(path)
@@ -257,6 +271,8 @@ def _stamp_of_ours(path):
             return stamp
     except InputError:  # of its record
         pass
+    if stamp_of_file(path) != stamp:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     raise InputError(put_there(path))
 
 
@@ -286,10 +302,14 @@ def matches_record(path):
     if not (outputs := recorded_outputs(path)):
         return False
     hashes = {each.get("sha256") for each in outputs}
-    try:
-        return None if None in hashes else sha256(path) in hashes
-    except (ChangedError, OSError):  # somebody writes it now
-        return False
+    for _ in range(3):
+        try:
+            return None if None in hashes else sha256(path) in hashes
+        except ChangedError:  # as another run dates it now, whose job has just ended
+            continue
+        except OSError:
+            return False
+    return False  # somebody writes it now
 
 
 def recorded_outputs(path):
@@ -310,6 +330,8 @@ def _write_record(output, record, anew=False):
     try:
         with refusal_named():
             place.parent.mkdir(exist_ok=True)
+    except FileNotFoundError as error:
+        raise InputError(folder_gone(output)) from error
     except FileExistsError:
         raise InputError(
             f"{place.parent}: a file lies where the folder of records is to be; move it away"
@@ -339,11 +361,29 @@ def _all(files):
     return [path for paths in files.values() for path in paths]
 
 
+@contextmanager
+def _gone_named(path):
+    """Raise InputError where the block finds that a job's input is no longer there."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(input_gone(path)) from error
+
+
 def _hash_of(future):
     try:
         return future.result()
     except PermissionError:  # which a check of a tomogram has found, and is no error there
         return None
+
+
+def _output(name, path, place):
+    """What a record tells of an output, whose file is at ``place`` now."""
+    try:
+        made = {"mtime_ns": os.stat(place).st_mtime_ns}
+        return _described(name, path, "content", sha256(place)) | made
+    except FileNotFoundError as error:
+        raise InputError(what_was_written_is_gone(path)) from error
 
 
 def _described(name, path, part, told):

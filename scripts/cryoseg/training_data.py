@@ -241,6 +241,8 @@ def _loader(dataset, workers, pin=False, augmentation=None, **which):
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers > 0 else None,
         worker_init_fn=_obey_the_trainer_alone,
+        # So that the trainer is the parent of each, as _end_when_the_trainer_says takes it to be.
+        multiprocessing_context="fork" if workers > 0 else None,
         **which,
     )
 

@@ -206,15 +206,23 @@ def _write_slabs(file, data, dtype):
     return low, high, mean, np.sqrt(square_sum / count)
 
 
-# {whole path: what is to get this name, once it is written, or None} for Waiting
-_waiting = {}
+# {whole path: what is to get this name, once it is written, or None} for Waiting, and the working
+# folder when it began, as that may get another name meanwhile.
+_waiting, _here = {}, ""
+
+
+def _whole(path):
+    return os.path.normpath(os.path.join(_here, path))
 
 
 class Waiting:
     """Files that are written aside for some paths and wait for their names; see names_waiting."""
 
     def __init__(self, paths):
-        self._wholes = {os.path.abspath(path): path for path in paths}
+        global _here
+        if not _waiting:
+            _here = os.getcwd()
+        self._wholes = {_whole(path): path for path in paths}
         _waiting.update(dict.fromkeys(self._wholes))
 
     def __iter__(self):
@@ -223,7 +231,7 @@ class Waiting:
 
     def place_of(self, path):
         """Where the file of a path is now: aside, or where it was not written aside, the path."""
-        return _waiting.get(os.path.abspath(path)) or path
+        return _waiting.get(_whole(path)) or path
 
     def name(self, path, over=None):
         """Give the file of a path its name.
@@ -240,11 +248,13 @@ class Waiting:
                 _name_anew(aside, path)
         except FileExistsError:
             raise
+        except FileNotFoundError as error:
+            raise InputError(what_was_written_is_gone(path)) from error
         except OSError as error:
             if reason := _why_not_written(error, path, (aside,), None):
                 raise InputError(reason) from error
             raise
-        self._drop(os.path.abspath(path))
+        self._drop(_whole(path))
 
     def drop_all(self):
         for whole in self._wholes:
@@ -297,6 +307,16 @@ def stamp_of_status(status):
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def what_was_written_is_gone(path):
+    """What to tell of a file that was written aside for a path, and was taken away since."""
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        return folder_gone(path)
+    return (
+        f"{path}: what was written for it is gone; see that nobody removes it or its folder while "
+        "a run works there, then give the same command again"
+    )
+
+
 def put_there(path):
     """What to tell of a file of others that lies where a job is about to leave its own."""
     return (
@@ -317,7 +337,7 @@ def written_aside(path, byte_count=None):
     stood at ``path`` before still stands there. Raises InputError where the disk is full, or where
     the folder cannot be written to.
     """
-    path, whole, waits = Path(path), os.path.abspath(path), False
+    path, whole, waits = Path(path), _whole(path), False
     aside = path.with_name(_aside_name(path.name))
     written = (_scratch_folder() or path.parent) / aside.name
     try:
@@ -359,14 +379,14 @@ def _why_not_written(error, path, places, byte_count):
     # What was written in vain is taken away.
     free += sum(512 * status.st_blocks for status in begun)
     if number in FULL or told or silent:
-        needed = f"{byte_count} bytes" if byte_count else f"more than {held} bytes"
+        needed = f"{byte_count} bytes" if byte_count else _more_than(held, folder)
         if number == errno.EDQUOT or f"errno = {errno.EDQUOT}," in str(error):
             return (
                 f"{path}: your quota is used up in {folder}: {needed} are needed; remove what you "
                 "no longer need there, or have it raised, then give the same command again"
             )
         # Some libraries remove what they could not complete; what was free did not suffice.
-        needed = needed if byte_count else f"more than {max(held, free)} bytes"
+        needed = needed if byte_count else _more_than(max(held, free), folder)
         return (
             f"{path}: no space is left in {folder}: {needed} are needed, {free} are free; make "
             "space, then give the same command again"
@@ -382,6 +402,13 @@ def _why_not_written(error, path, places, byte_count):
     if not os.path.isdir(path.parent):
         return folder_gone(path)
     return not_writable(path, errno.EACCES) if refused else None
+
+
+def _more_than(byte_count, folder):
+    """How many bytes a file needs that did not get so many in a folder, in words."""
+    if byte_count or not os.path.isdir(folder):
+        return f"more than {byte_count} bytes"
+    return f"at least {os.statvfs(folder).f_frsize} bytes"  # a block, for the smallest file too
 
 
 @contextmanager

@@ -42,8 +42,8 @@ LARGE = 100_000
 MOST_LEFT = 40
 # As the library says it, and the check of what Snakemake keeps in the working folder.
 SENTENCE = re.compile(
-    r"no space is left in \S+: .*bytes are needed, \d+ are free|"
-    r"no space is left: a run keeps notes .* \d+ are free"
+    r"no space is left in \S+: (more than |at least )?[1-9]\d* bytes are needed, \d+ are free|"
+    r"no space is left: a run keeps notes .*, [1-9]\d* bytes at least, and \d+ are free"
 )
 
 

@@ -123,6 +123,17 @@ def test_a_full_disk_is_said_with_path_and_bytes_and_nothing_half_written_stays(
         write(disk / "file.ckpt")
 
 
+@pytest.mark.root
+def test_a_disk_without_a_free_byte_needs_a_block(tmp_path):
+    with small_disk(tmp_path / "disk", 100) as disk:
+        with open(disk / "others", "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        with pytest.raises(InputError, match="at least 4096 bytes are needed, 0 are free") as said:
+            write_text(disk / "file.txt")
+    assert SENTENCE.search(str(said.value))
+
+
 @pytest.mark.parametrize(
     "error",
     [OSError(errno.EDQUOT, "Disk quota exceeded"),
