@@ -183,6 +183,14 @@ def test_files_without_positions_are_refused(name, text, message, tmp_path):
 LONG = 1_000_000 * "x"
 
 
+@pytest.mark.parametrize("double", ["rlnTomoName", "rlnCoordinateX", "rlnClassNumber"])
+@pytest.mark.parametrize("rows", [[], [("TS_1", 1, 2, 3, 1, "TS_2")] * 2])
+def test_a_column_that_stands_there_twice_is_named(double, rows, tmp_path):
+    path = star(tmp_path / "p.star", ("rlnTomoName", *XYZ, "rlnClassNumber", double), rows)
+    with pytest.raises(InputError, match=f"p.star: there are 2 columns {double}; keep one"):
+        read_positions(path)
+
+
 @pytest.mark.parametrize(
     ("ending", "columns", "row"),
     [

@@ -167,8 +167,8 @@ def _from_star(path, table):
         shifts_angstrom=shifts[SHIFTS_ANGSTROM],
         shifts_voxels=shifts[SHIFTS_VOXELS],
         turns=box_turns @ relion_matrices(angles) if turned else None,
-        tomograms=_text(table, STAR_TOMOGRAMS),
-        classes=_text(table, [STAR_CLASS]),
+        tomograms=_text(path, table, STAR_TOMOGRAMS),
+        classes=_text(path, table, [STAR_CLASS]),
     )
 
 
@@ -198,8 +198,8 @@ def _from_csv(path, table):
         centred=False,
         shifts_angstrom=np.zeros_like(points),
         shifts_voxels=np.zeros_like(points),
-        tomograms=_text(table, [CSV_TOMOGRAM]),
-        classes=_text(table, [CSV_CLASS]),
+        tomograms=_text(path, table, [CSV_TOMOGRAM]),
+        classes=_text(path, table, [CSV_CLASS]),
     )
 
 
@@ -210,7 +210,7 @@ def _columns(path, table, names):
         if name not in table.columns:
             continue
         try:
-            values[:, index] = table[name].to_numpy(dtype=float)
+            values[:, index] = _column(path, table, name).to_numpy(dtype=float)
         except (TypeError, ValueError) as error:
             what = f"column {name} holds more than numbers ({brief(error)})"
             raise InputError(f"{path}: {what}") from error
@@ -223,12 +223,21 @@ def _columns(path, table, names):
     return values
 
 
-def _text(table, names):
+def _text(path, table, names):
     """The first of the columns that is there, as an array of text; None if none is."""
     for name in names:
         if name in table.columns:
-            return np.array([str(value).strip() for value in table[name]], dtype=object)
+            column = _column(path, table, name)
+            return np.array([str(value).strip() for value in column], dtype=object)
     return None
+
+
+def _column(path, table, name):
+    """A column of a pandas table; InputError where it is not clear which."""
+    column = table[name]
+    if column.ndim > 1:  # a table of all that are called so
+        raise InputError(f"{path}: there are {column.shape[1]} columns {name}; keep one of them")
+    return column
 
 
 def _few(names, most=5):

@@ -10,9 +10,11 @@ as crash-... in the working folder.
 """
 
 import argparse
+import importlib
 import logging
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,14 @@ from pathlib import Path
 import atheris
 
 # What reads files: our library and what it leaves the parsing to.
-READERS = ["cryoseg", "scale_tomogram", "mrcfile", "starfile", "yaml"]
+SCRIPTS = ["scale_tomogram", "label_voxels", "evaluate_labels", "inspect_model", "train_model"]
+READERS = ["cryoseg", *SCRIPTS, "mrcfile", "starfile", "yaml"]
+# Of these, what fuzzing.py imports only when it needs it; of others, branches would not be seen.
+LATE = [
+    *("cryoseg.fine_tuning", "cryoseg.label_volumes", "cryoseg.patches", "cryoseg.evaluation"),
+    *("cryoseg.postprocessing", "cryoseg.prediction_tally", "cryoseg.resuming", "cryoseg.scores"),
+    *("cryoseg.training", "starfile", *SCRIPTS),
+]
 # Random bytes to begin with, and how many of them hypothesis may need for a file.
 BEGINNINGS, LONGEST = 50, 4000
 
@@ -34,6 +43,9 @@ def run(name, seconds, seed):
 
     with atheris.instrument_imports(include=READERS):
         import fuzzing
+
+        for module in LATE:
+            importlib.import_module(module)
 
     logging.disable(logging.WARNING)
     np.seterr(all="ignore")
@@ -55,12 +67,19 @@ def run(name, seconds, seed):
                 new = len(os.listdir(kept)) - BEGINNINGS
                 print(f"{name:16} {tried:8} {counts['read']:8} {counts['refused']:8}", end="  ")
                 print(f"{counts['slowest']:9.2f} {new:8}", flush=True)
+                os.chdir("/")
+                for used in (folder, kept):
+                    shutil.rmtree(used, ignore_errors=True)
                 os._exit(0)  # atheris has no other end than a find
             tried += 1
             return feed(content)
 
         # Much memory may be asked for by a header, and must be refused by the reader itself.
         limits = ["-rss_limit_mb=6000", f"-timeout={3 * fuzzing.SECONDS}", f"-max_len={LONGEST}"]
+        limits.append(f"-artifact_prefix={os.getcwd()}/")
+        here = Path(folder, fuzzing.HERE)
+        here.mkdir()
+        os.chdir(here)
         how = [f"-seed={seed + 1}", "-len_control=0", "-verbosity=0", *limits]
         atheris.Setup([sys.argv[0], *how, kept], feed_until)
         atheris.Fuzz()
