@@ -9,6 +9,7 @@ import struct
 import time
 import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -167,6 +168,14 @@ def broken(kind, path):
         settings = {"config": {"parameters": {"network": {}}}}
         state = network._model_backbone.state_dict()
         torch.save({"state_dict": state, "hyper_parameters": settings}, path)
+    elif kind == "no settings":
+        torch.save({"state_dict": network.state_dict()}, path)
+    elif kind == "a weight less":
+        state = network.state_dict()
+        del state["_model.semantic_head.0.weight"]
+        checkpoint_of(network, path)
+        content = torch.load(path, weights_only=True)
+        torch.save(content | {"state_dict": state}, path)
     elif kind == "no state":
         torch.save({"weights": network.state_dict()}, path)
     elif kind == "nan":
@@ -189,6 +198,8 @@ def broken(kind, path):
         ("folder", "Is a directory"),
         ("backbone only", "not a trained segmentation model"),
         ("no state", "no state_dict"),
+        ("no settings", "hyper_parameters"),
+        ("a weight less", "_model.semantic_head.0.weight"),
         ("nan", r"_model.semantic_head.0.bias hold NaN"),
         ("other sizes", r"do not fit .* instead of .* more"),
     ],
@@ -201,6 +212,47 @@ def test_what_is_no_model_is_named_with_its_reason(kind, says, tmp_path):
 
 
 # Files that were made to do harm
+
+
+def hostile(kind, path, canary):
+    """A checkpoint that runs code in a loader that runs any."""
+    network, runs = random_network(), Runs(canary)
+    checkpoint_of(network, path)
+    content = torch.load(path, weights_only=True)
+    if kind.startswith("pickle"):
+        path.write_bytes(pickle.dumps(content | {"x": runs}, protocol=int(kind[-1])))
+    elif kind == "old format":
+        torch.save(content | {"x": runs}, path, _use_new_zipfile_serialization=False)
+    elif kind == "all":
+        torch.save(runs, path)
+    elif kind == "a weight":
+        content["state_dict"]["_model.semantic_head.0.weight"] = runs
+        torch.save(content, path)
+    else:
+        torch.save(content | {kind: runs}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("pickle of protocol 0", "pickle of protocol 4", "old format", "all"),
+        *("state_dict", "hyper_parameters", "a weight"),
+    ],
+)
+def test_code_in_the_place_of_a_model_is_refused_and_does_not_run(kind, tmp_path):
+    canary = tmp_path / "canary"
+    path = hostile(kind, tmp_path / "model.ckpt", canary)
+    with pytest.raises(InputError) as error:
+        load_network(path)
+    assert str(path) in str(error.value)
+    assert not canary.exists()
+    with suppress(Exception):  # what follows in the file is no model
+        if kind.startswith("pickle"):
+            pickle.loads(path.read_bytes())
+        else:
+            torch.load(path, weights_only=False)
+    assert canary.exists()
 
 
 def with_parts(path, change):

@@ -82,6 +82,27 @@ def test_importing_the_library_costs_nothing():
     assert run.stdout.strip() == "0"
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "scale_tomogram",
+        "check_tomogram",
+        "admit_tomogram",
+        "label_voxels",
+        "filter_labels",
+        "label_particles",
+        "merge_labels",
+    ],
+)
+def test_a_step_without_a_network_does_not_wait_for_pytorch(script):
+    code = f"import sys, {script}; print('torch' in sys.modules)"
+    environment = {"PYTHONPATH": str(REPOSITORY / "scripts")}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "False", run.stderr
+
+
 def drawn(text):
     """Nodes and edges of a mermaid graph, whatever their numbers."""
     names = dict(re.findall(r"^\s*(id\d+)\[(.*)\]$", text, re.M))

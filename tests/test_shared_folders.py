@@ -3,7 +3,9 @@
 import os
 import re
 import subprocess
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,9 @@ from cryoseg.errors import InputError
 from cryoseg.provenance import recorded
 from cryoseg.resuming import find_start, hand_over
 from cryoseg.volumes import written_aside
+from kill import left_over
 from test_resuming import A, B, write
+from test_two_at_once import fill_common_folder, lab_of, run_overlapping
 from test_workflow import NAMES, RAW, Lab, fill
 from tracebacks import printed
 from train_model import train_model
@@ -86,6 +90,29 @@ def test_what_one_has_done_the_other_goes_on_with_and_may_replace(lab):
     for path in (lab.folder / "scaled").iterdir():
         assert path.stat().st_mode & 0o060 == 0o060
     assert (lab.folder / RAW / f"{first}.mrc").stat().st_uid == 0
+
+
+@pytest.fixture
+def common():
+    """A folder that everybody may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_two_people_at_once_leave_whole_files_in_one_output_folder(common):
+    fill_common_folder(common)
+    users = (ANNA, BEN)
+    labs = {user: SharedLab(lab_of(str(user), common).folder) for user in users}
+    (common / "scaled").mkdir()
+    SharedLab(common).share()
+    begin = [partial(lab.begun_as, user, "--cores", "1", "scale") for user, lab in labs.items()]
+    shown = run_overlapping(begin, common / "scaled")
+    assert "writes there too, with the same settings" in shown[1]
+    owners = {path.stat().st_uid for path in (common / "scaled").glob("*.mrc")}
+    assert owners == {ANNA, BEN}
+    for user, lab in labs.items():
+        assert "Nothing to be done" in lab.run_as(user, "scale")
+        assert not left_over(lab)
 
 
 @pytest.mark.parametrize("below", ["scaled/provenance", "logs/raw/scale_tomogram"])

@@ -22,6 +22,7 @@ import yaml
 from conftest import REPOSITORY
 from cryoseg.provenance import read_record, record_path
 from cryoseg.shared_folders import NOTES
+from test_checkpoints import hostile
 from tracebacks import printed, tracebacks
 
 SHAPE = (24, 32, 40)
@@ -508,6 +509,16 @@ def test_a_bad_tomogram_fails_alone_and_is_named_at_the_end(lab):
     assert log.strip() == "log: logs/raw/scale_tomogram/TS_1.log"
 
 
+def test_a_model_that_would_run_code_stops_its_stage_and_runs_nothing(empty):
+    canary = empty.folder / "canary"
+    hostile("state_dict", empty.folder / "semantic.ckpt", canary)
+    shown = empty.run(fails=True)
+    _, summary = shown.split("1 job failed:")
+    assert summary.strip().startswith("semantic_inspect_model: semantic.ckpt: ")
+    assert not canary.exists()
+    assert empty.labels("lamella", "TS_1").shape == SHAPE
+
+
 def test_a_tomogram_that_is_gone_when_its_turn_comes_costs_its_own_job_alone(empty):
     (empty.folder / RAW / f"{ODD}.mrc").unlink()
     for name in ("TS_1", "TS_10"):
@@ -656,10 +667,10 @@ def test_a_run_that_is_told_to_end_while_it_chooses_jobs_ends(lab):
     assert lab.plan() == set()
 
 
-@pytest.mark.parametrize("how", ["removed", "renamed", "its notes"])
+@pytest.mark.parametrize("how", ["removed", "notes removed", "renamed"])
 def test_a_run_whose_working_folder_is_gone_ends_with_a_word(empty, how):
     """Snakemake fails in a thread then, unseen, and would wait for the job of that for ever."""
-    gone = empty.folder / ".snakemake" if how == "its notes" else empty.folder
+    notes, there = empty.folder / ".snakemake", empty
     with subprocess.Popen(
         empty.command("--cores", "1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         cwd=empty.folder,
@@ -669,21 +680,21 @@ def test_a_run_whose_working_folder_is_gone_ends_with_a_word(empty, how):
             line = run.stdout.readline()
             assert line
         if how == "renamed":
-            empty.folder.rename(empty.folder.with_name("renamed"))
+            there = Lab(empty.folder.rename(empty.folder.with_name("renamed")))
         for _ in range(3):  # a job may write while it is removed
-            shutil.rmtree(gone, ignore_errors=True)
+            shutil.rmtree(empty.folder if how == "removed" else notes, ignore_errors=True)
         try:
             shown, _ = run.communicate(timeout=120)
         finally:
             run.kill()
     assert not tracebacks(shown)
-    if how == "its notes":  # which are read and written by the jobs on their way alone
-        assert run.returncode == 0 or f"{gone}: what Snakemake keeps there is gone" in shown
-        empty.run()
-        assert empty.plan() == set()
-    else:
+    if how == "removed":
         assert run.returncode == 1
-        assert f"{gone}: the working folder is gone since the run began" in shown
+        assert f"{empty.folder}: the working folder is gone since the run began" in shown
+    else:  # which the jobs on their way alone read and write there
+        assert run.returncode == 0 or f"{notes}: what Snakemake keeps there is gone" in shown
+        there.run()
+        assert there.plan() == set()
 
 
 # Simulated tomograms

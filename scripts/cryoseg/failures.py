@@ -214,7 +214,7 @@ def _last(lines):
     return f"; the last line of its log: {lines[-1]}" if lines else ""
 
 
-def names_input_error(log, before):
+def names_input_error(log, before=None):
     """Whether a log says what the user must mend, so that another try would fail alike.
 
     before: its stamp_of_log when the job was to begin

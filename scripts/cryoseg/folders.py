@@ -199,17 +199,19 @@ def all_behind(error):
 
 
 def why_gone(folder):
-    """A sentence if the working folder no longer lies at its path, an absolute one, or None."""
+    """A sentence if the working folder was removed, or None; one with another name goes on.
+
+    folder: its path when the run began
+    """
     try:
-        if os.path.samefile(folder, "."):
-            return None
+        os.getcwd()
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-            return None  # which may pass, as while a drive of the network is gone
-    return (
-        f"{folder}: the working folder is gone since the run began: removed, renamed, or replaced; "
-        "bring it back to where it was, then give the same command again"
-    )
+        if error.errno in (errno.ENOENT, errno.ESTALE):  # others may pass, as a drive comes back
+            return (
+                f"{folder}: the working folder is gone since the run began; bring back what was in "
+                "it, then give the same command again"
+            )
+    return None
 
 
 def why_no_notes(error, folder):

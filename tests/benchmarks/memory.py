@@ -40,10 +40,11 @@ print(json.dumps([peak_memory(torch.device("cpu")), summary.tiles, summary.compu
 """
 
 
-def peak_of(shape, channels, memory_gb, sizes=TINY):
+def peak_of(shape, channels, memory_gb, sizes=TINY, look=None):
     """Score a sparse tomogram of this shape; returns (peak bytes, tiles, voxels computed).
 
     sizes: of the network
+    look:  is called in the end with the folder that holds tomogram.mrc, model.ckpt and scores.h5
     """
     from networks import random_network
     from test_checkpoints import checkpoint_of
@@ -59,6 +60,8 @@ def peak_of(shape, channels, memory_gb, sizes=TINY):
             [sys.executable, "-c", ONE_CASE, str(folder), how],
             env={"PYTHONPATH": ":".join(PATHS)}, stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
+        if look:
+            look(folder)
     return json.loads(run.stdout.splitlines()[-1])
 
 

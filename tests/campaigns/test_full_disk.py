@@ -210,9 +210,12 @@ def test_a_disk_that_becomes_full_at_any_moment_is_said_and_what_was_done_counts
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_a_folder_that_becomes_read_only_in_a_run_is_named_and_what_was_done_counts():
+@pytest.mark.parametrize("way", [lost_folder.READ_ONLY, lost_folder.AWAY])
+def test_a_folder_that_is_lost_in_a_run_is_named_and_what_was_done_counts(way, monkeypatch):
+    monkeypatch.setattr(lost_folder, "LOSSES", [(way, "scaled")])
     happened, finds = lost_folder.campaign(rounds=1, seed=31, targets=TARGETS)
     assert not finds
+    assert f"scaled {way}" in happened[0]
     assert lost_folder.SENTENCE.search(happened[0])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import REPOSITORY, skip_unless_required
 from cryoseg import host_memory
-from pressure import memory_group, prepare, score
+from pressure import MOST_STEPS, memory_group, most_steps, prepare, score
 from pressure_steps import prepare as prepare_steps
 from pressure_steps import run_step
 
@@ -20,15 +20,9 @@ from pressure_steps import run_step
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pressure")
     prepare(folder)
+    found, said = score(folder, 0, output="free.h5", internal=True)
+    assert found.get("tiles") == 1, (found, said)
     return folder
-
-
-def _compare_scores(one, other):
-    """Fail unless two files hold the same scores, up to rounding."""
-    with h5py.File(one) as one, h5py.File(other) as other:
-        assert (one["winner"][:] == other["winner"][:]).mean() > 0.9999
-        steps = one["probability"][:].astype(int) - other["probability"][:]
-        assert np.abs(steps).max() <= 2  # of 65,535
 
 
 def _within_less(folder):
@@ -51,17 +45,14 @@ def _within_less(folder):
 
 
 def test_an_allocation_that_fails_makes_tiles_smaller_and_the_scores_stay(folder):
-    free, said = score(folder, 0, output="free.h5")
-    assert "tiles" in free, (free, said)
     pressed, said = _within_less(folder)
-    assert free["tiles"] == 1 < pressed["tiles"]
+    assert pressed["tiles"] > 1
     assert "going on with tiles of fewer than" in said
-    _compare_scores(folder / "free.h5", folder / "pressed.h5")
+    assert most_steps(folder / "pressed.h5", folder / "free.h5") <= MOST_STEPS
 
 
 @pytest.mark.root
 def test_what_a_control_group_grants_makes_tiles_smaller_or_is_too_little(folder):
-    score(folder, 0, output="free.h5")
     for megabytes in (425, 225):
         with memory_group() as group:
             if group is None:
@@ -70,7 +61,7 @@ def test_what_a_control_group_grants_makes_tiles_smaller_or_is_too_little(folder
             found, _ = score(folder, megabytes, output="grouped.h5", group=group)
         if megabytes == 425:
             assert found.get("tiles", 0) > 1, found
-            _compare_scores(folder / "free.h5", folder / "grouped.h5")
+            assert most_steps(folder / "grouped.h5", folder / "free.h5") <= MOST_STEPS
         else:
             assert "needs 66 MB" in found["error"]
 
@@ -81,6 +72,18 @@ def test_an_impossible_limit_is_an_error_that_says_how_much_is_needed(folder):
     assert "voxels, needs 66 MB" in found["error"]
     assert not (folder / "never.h5").exists()
     assert not list(folder.glob(".*"))
+
+
+def test_another_class_is_seen_where_its_margin_is_above_rounding(folder, tmp_path):
+    with h5py.File(folder / "free.h5") as free, h5py.File(tmp_path / "other.h5", "w") as other:
+        for name in ("probability", "winner"):
+            other[name] = free[name][:]
+        second, first = np.sort(free["probs"][:], axis=0)[-2:]
+        clear = np.unravel_index((first - second).argmax(), first.shape)
+        assert most_steps(folder / "free.h5", folder / "free.h5") == 0
+        other["winner"][clear] = (other["winner"][clear] + 1) % 3
+    with pytest.raises(AssertionError, match="another class wins where the margin is"):
+        most_steps(tmp_path / "other.h5", folder / "free.h5")
 
 
 def test_ulimit_counts_as_what_there_is(monkeypatch):

@@ -6,9 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
 from conftest import REPOSITORY
@@ -20,6 +23,8 @@ from cryoseg.shared_folders import leave_notes, others_in
 from cryoseg.volumes import open_volume, write_mrc
 from kill import Watch, left_over, open_whole
 from test_workflow import RAW, Lab
+
+SHARED = ("TS_1", "TS_2", "TS_3", "TS_4")
 
 # Reads a mapped volume again and again, as a job of a large one does.
 READ_FOR_LONG = """
@@ -146,22 +151,27 @@ def test_a_tomogram_that_is_cut_short_while_it_is_mapped_leaves_a_clear_word(tmp
 def test_many_processes_that_write_one_file_leave_a_whole_one(tmp_path):
     code = (
         "import sys, numpy as np\nfrom cryoseg.volumes import write_mrc\n"
+        "sys.stdin.read()\n"  # until both are there
         "for _ in range(30):\n"
         "    write_mrc(sys.argv[1], np.full((8, 64, 64), int(sys.argv[2]), np.float32))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "scripts")}
     path, values = tmp_path / "scaled.mrc", set()
     writers = [
-        subprocess.Popen([sys.executable, "-c", code, path, str(value)], env=environment)
+        subprocess.Popen(
+            [sys.executable, "-c", code, path, str(value)], env=environment, stdin=subprocess.PIPE
+        )
         for value in (1, 2)
     ]
+    time.sleep(1)  # in which both have loaded what they need
+    for writer in writers:
+        writer.stdin.close()
     while any(writer.poll() is None for writer in writers):
         if path.exists():
             (value,) = np.unique(open_volume(path)[:])
             values.add(int(value))
     assert [writer.returncode for writer in writers] == [0, 0]
-    assert values <= {1, 2}
-    assert values
+    assert values == {1, 2}
     assert [each.name for each in tmp_path.iterdir()] == ["scaled.mrc"]
 
 
@@ -175,35 +185,61 @@ def lab_of(who, folder, invert=False):
 
 def fill_common_folder(folder):
     lab = Lab(folder)
-    for name in ("TS_1", "TS_2", "TS_3"):
+    for name in SHARED:
         lab.write_tomogram(name)
     return folder
+
+
+def run_overlapping(begin, folder):
+    """Run two commands of which each writes into a folder while the other is on its way.
+
+    begin: two functions that start a process
+    Returns what each printed; an AssertionError where one fails, or what is made is not whole.
+    """
+
+    def wait_for(run, count):
+        while run.poll() is None and len(list(folder.glob("*.mrc"))) < count:
+            time.sleep(0.01)
+        assert run.poll() is None, run.communicate()[0]
+
+    with Watch(folder) as watch:
+        first = begin[0]()
+        wait_for(first, 1)
+        whole = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
+        for process in whole:
+            process.suspend()
+        second = begin[1]()
+        wait_for(second, 2)
+        for process in whole:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+        shown = [run.communicate()[0] for run in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], shown
+    assert not watch.damaged
+    for name in SHARED:
+        open_whole(folder / f"{name}.mrc", ".mrc")
+    return shown
 
 
 def test_two_runs_of_two_working_folders_leave_whole_files_in_one_output_folder(tmp_path):
     folder = fill_common_folder(tmp_path)
     labs = [lab_of(who, folder) for who in ("anna", "ben")]
     (folder / "scaled").mkdir()
-    with Watch(folder / "scaled") as watch:
-        runs = [
-            subprocess.Popen(
-                lab.command("--cores", "1", "--", "scale"),
-                cwd=lab.folder,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for lab in labs
-        ]
-        shown = [run.communicate()[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], shown
-    assert not watch.damaged
-    assert any("writes there too, with the same settings" in each for each in shown)
+
+    def begin(lab):
+        return subprocess.Popen(
+            lab.command("--cores", "1", "--", "scale"),
+            cwd=lab.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    shown = run_overlapping([partial(begin, lab) for lab in labs], folder / "scaled")
+    assert "writes there too, with the same settings" in shown[1]
     for lab in labs:
         assert lab.plan("scale") == set()
         assert not left_over(lab)
-    for name in ("TS_1", "TS_2", "TS_3"):
-        open_whole(folder / "scaled" / f"{name}.mrc", ".mrc")
 
 
 def test_outputs_of_somebody_elses_settings_are_told_of_before_they_are_taken_for_ones_own(
