@@ -1,14 +1,15 @@
 """Kill a process of the whole workflow at a random moment, give the same command again, compare.
 
     PYTHONPATH=tests:scripts python tests/campaigns/kill.py [--rounds 100] [--seed 0] [--keep]
-        [--changed]
+        [--changed | --labels]
 
 In each round the workflow begins in an empty folder; or, with --changed, what trains no network
-begins where all of it was done, of tomograms that were replaced since. One to three times a random
-process of it (a script, the trainer, snakemake itself) gets SIGKILL, SIGTERM or SIGSTOP and then
-SIGKILL, or all of them get SIGINT, as by Ctrl-C. Then the plain command must end well, and leave
-what an undisturbed run leaves. Meanwhile every file that appears under a final name is opened: it
-must be whole.
+begins where all of it was done, of tomograms that were replaced since; or, with --labels, tomograms
+are simulated, labels made of positions and masks, and thresholds and sizes chosen by them. One to
+three times a random process of it (a script, the trainer, snakemake itself) gets SIGKILL, SIGTERM
+or SIGSTOP and then SIGKILL, or all of them get SIGINT, as by Ctrl-C. Then the plain command must
+end well, and leave what an undisturbed run leaves. Meanwhile every file that appears under a final
+name is opened: it must be whole.
 """
 
 import argparse
@@ -58,6 +59,8 @@ SYSTEM = ctypes.CDLL(None, use_errno=True)
 # All that can be made, drawn and evaluated.
 WHOLE = ("all", "evaluate", "overview")
 # All that can be made of a tomogram without a network that is trained there.
+# What the whole workflow above does not use.
+LABELS = ("demo", "label", "thresholds")
 WITHOUT_TRAINING = ("scale", *(f"predictions/lamella/{name}_preds.h5" for name in NAMES))
 
 
@@ -86,6 +89,31 @@ def fill(folder):
     shutil.copy(REPOSITORY / "tests" / "data" / "lamella.ckpt", lab.folder / "lamella.ckpt")
     for seed, name in enumerate(NAMES):
         lab.write_labels(name, seed)
+    return lab
+
+
+def fill_with_labels(folder):
+    """A Lab that simulates two tomograms, makes labels for them and chooses thresholds by these."""
+    lab = TrainingLab(Path(folder))
+    few = {"membranes": 1, "large_particles": 2, "small_particles": 1, "filaments": 1}
+    made = {"output_path": "made", "shape": [24, 40, 40], "voxel_size": 24, "number": 2}
+    (lab.folder / "p.csv").write_text("tomo,z,y,x\ntrial_1,12,20,20\ntrial_2,9,30,12\n")
+    spheres = {"kind": "particles", "tomograms": "made", "positions": "p.csv", "radius": 120}
+    merged = {"kind": "merge", "folders": {1: "labels/spheres", 2: "made/lamella"}}
+    lab.write_config(
+        simulate={"trial": made | few | {"thickness_nm": 30}},
+        scale={"raw": {"input_path": "made", "output_path": "scaled", "invert": True}},
+        label={
+            "spheres": spheres | {"output_path": "labels/spheres"},
+            "both": merged | {"priority": [1, 2], "output_path": "labels/both"},
+        },
+        predict={name: f"config/{name}.yaml" for name in ("lamella", "semantic")},
+    )
+    lab.write_stage("lamella")
+    evaluation = {"labels_folder": "labels/both", "choose_thresholds": True}
+    lab.write_yaml("config/semantic.yaml", stage_file("semantic") | {"evaluate": evaluation})
+    for name in ("lamella", "semantic"):
+        shutil.copy(REPOSITORY / f"tests/data/{name}.ckpt", lab.folder / f"{name}.ckpt")
     return lab
 
 
@@ -427,17 +455,18 @@ def play(one_round, rounds, seed, top, keep=False):
     return happened, finds
 
 
-def campaign(rounds, seed, targets=WHOLE, most=3, keep=False, changed=False):
+def campaign(rounds, seed, targets=WHOLE, most=3, keep=False, changed=False, begin=fill):
     """Rounds of kills, numbered from ``seed``; returns (struck, finds).
 
     targets: of the command
     most:    kills in a round
     changed: begin each where all was done of other tomograms
+    begin:   makes the Lab of a folder that each begins with otherwise
     """
     struck = []
     with tempfile.TemporaryDirectory() as top:
         folder = Path(top, "inputs")
-        inputs = (fill_anew(folder, targets) if changed else fill(folder)).folder
+        inputs = (fill_anew(folder, targets) if changed else begin(folder)).folder
         reference = KilledLab(copied(inputs, Path(top, "reference")), targets)
         started = time.monotonic()
         finish(reference)
@@ -470,10 +499,17 @@ def options_of(description, rounds):
 def main():
     parser = options_of(__doc__, rounds=100)
     parser.add_argument("--changed", action="store_true", help="begin where all was done before")
+    parser.add_argument("--labels", action="store_true", help="make labels, choose thresholds")
     options = parser.parse_args()
-    targets = WITHOUT_TRAINING if options.changed else WHOLE
+    targets, begin = (LABELS, fill_with_labels) if options.labels else (WHOLE, fill)
+    targets = WITHOUT_TRAINING if options.changed else targets
     struck, finds = campaign(
-        options.rounds, options.seed, targets, keep=options.keep, changed=options.changed
+        options.rounds,
+        options.seed,
+        targets,
+        keep=options.keep,
+        changed=options.changed,
+        begin=begin,
     )
     for what in sorted({what for what, _ in struck}):
         ways = [way for each, way in struck if each == what]
