@@ -1,5 +1,6 @@
 """The small form of fuzzing.py and names.py: some hundreds of inputs, and one plan of odd names."""
 
+import csv
 import logging
 import os
 import shutil
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import strategies as st
 from snakemake.common.configfile import load_configfile
 
+from conftest import REPOSITORY
 from cryoseg.errors import InputError
 from cryoseg.folders import files_and_others
 from cryoseg.job_resources import header_shape
+from cryoseg.volumes import open_volume
 from fuzzing import (
     ODD_NAMES,
     RUNS_A_COMMAND,
@@ -31,7 +34,7 @@ from fuzzing import (
     read_configurations,
 )
 from names import hostile_lab, outside
-from test_workflow import RAW
+from test_workflow import ODD, RAW, Lab, stage_file
 
 SEED = (
     6  # another campaign of so many inputs each time would fail for others than it was started by
@@ -162,6 +165,28 @@ def test_tomograms_with_hostile_names_are_planned_and_scaled_and_nothing_runs_in
     made = {path.name.removesuffix(".mrc") for path in (lab.folder / "scaled").glob("*.mrc")}
     assert made == set(worst)
     assert not outside(lab)
+
+
+def test_hostile_names_of_folders_models_and_positions_run_nothing(tmp_path):
+    lab = Lab(tmp_path / "lab $(touch pwned)")
+    scaled, labels, predicted = "scaled 'a' $(touch pwned)", "; touch pwned #", "[1] `touch pwned`"
+    model, positions = "$(touch pwned) 'm' \"n\".ckpt", "p; touch pwned; é.csv"
+    lab.write_tomogram(ODD)
+    shutil.copy(REPOSITORY / "tests/data/semantic.ckpt", lab.folder / model)
+    with open(lab.folder / positions, "w", newline="") as file:
+        csv.writer(file).writerows([("tomo", "z", "y", "x"), (ODD, 9, 16, 20)])
+    spheres = {"kind": "particles", "tomograms": scaled, "positions": positions, "radius": 30}
+    lab.write_config(
+        scale={"raw": {"input_path": RAW, "output_path": scaled, "invert": True}},
+        label={"spheres": spheres | {"output_path": labels}},
+        predict={"semantic": "config/semantic.yaml"},
+    )
+    changes = {"data_folder": scaled, "trained_model": model, "prediction_folder": predicted}
+    lab.write_yaml("config/semantic.yaml", stage_file("semantic", mask_folder=None) | changes)
+    lab.run("--", "predict", "label")
+    assert (lab.folder / predicted / f"{ODD}_preds.h5").exists()
+    assert open_volume(lab.folder / labels / f"{ODD}.mrc")[:].max() == 1
+    assert outside(lab) == {scaled, labels, predicted, model, positions}
 
 
 def test_a_pipe_that_is_called_like_a_tomogram_is_not_waited_for(tmp_path):

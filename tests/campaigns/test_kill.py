@@ -127,7 +127,8 @@ def test_a_file_that_is_cut_short_under_its_final_name_is_seen(tmp_path):
 def test_a_file_that_is_written_under_its_final_name_is_seen_however_short_that_takes(tmp_path):
     with Watch(tmp_path) as watch:
         (tmp_path / "scaled").mkdir()
-        time.sleep(0.2)
+        while tmp_path / "scaled" not in watch._writes._folders.values():
+            time.sleep(0.01)
         (tmp_path / "scaled" / ".aside").write_text("whole")
         (tmp_path / "scaled" / ".aside").rename(tmp_path / "scaled" / "b.json")
         (tmp_path / "scaled" / "a.json").write_text("{}")
