@@ -113,6 +113,7 @@ def test_the_sentence_of_an_input_error_wins_over_slurms_state(log):
 
 def test_the_log_of_an_earlier_try_is_not_taken_for_the_last_ones(log):
     log.write_text("error: raw/TS_1.mrc: the file is truncated\n")
+    os.utime(log, (1000, 1000))
     before = stamp_of_log(log)
     tried = replace(failure(log, state="NODE_FAIL"), before=before)
     assert explain(tried) == ("node failure", "node failure")

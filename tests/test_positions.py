@@ -191,6 +191,14 @@ def test_a_column_that_stands_there_twice_is_named(double, rows, tmp_path):
         read_positions(path)
 
 
+@pytest.mark.parametrize("double", ["tomo", "x", "semantic_class", "centroid-1"])
+def test_a_column_that_stands_in_a_table_twice_is_named(double, tmp_path):
+    columns = ("tomo", "z", "y", "x", "semantic_class", "centroid-1", double)
+    path = csv(tmp_path / "p.csv", columns, [("TS_1", 1, 2, 3, 1, 4, 5)])
+    with pytest.raises(InputError, match=f"p.csv: there are 2 columns {double}; keep one"):
+        read_positions(path)
+
+
 @pytest.mark.parametrize(
     ("ending", "columns", "row"),
     [

@@ -171,7 +171,7 @@ def test_what_another_job_of_ours_made_is_ours_while_its_run_dates_it(tmp_path, 
 
     def dated_meanwhile(*arguments):
         if not looks:
-            os.utime(path)
+            os.utime(path, (1000, 1000))
         looks.append(arguments)
         return read(*arguments)
 
@@ -234,6 +234,22 @@ def test_a_folder_that_goes_away_beneath_a_job_is_named(which, when, happens, sa
 
     with pytest.raises(InputError, match=re.escape(f"{tmp_path}/{said}")):
         work()
+    assert not made.exists()
+
+
+def test_a_model_of_an_input_that_is_gone_is_taken_away(tmp_path):
+    source, made = tmp_path / "a.txt", tmp_path / "model.ckpt"
+    source.write_text("abc")
+    job = job_of(made)
+    job.input = {"text": str(source)}
+
+    def train():
+        with recorded(job, waits=False):
+            made.write_text("a model")
+            source.unlink()
+
+    with pytest.raises(InputError, match=r"a\.txt is gone since the run began"):
+        train()
     assert not made.exists()
 
 

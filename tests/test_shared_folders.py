@@ -108,8 +108,6 @@ def test_two_people_at_once_leave_whole_files_in_one_output_folder(common):
     begin = [partial(lab.begun_as, user, "--cores", "1", "scale") for user, lab in labs.items()]
     shown = run_overlapping(begin, common / "scaled")
     assert "writes there too, with the same settings" in shown[1]
-    owners = {path.stat().st_uid for path in (common / "scaled").glob("*.mrc")}
-    assert owners == {ANNA, BEN}
     for user, lab in labs.items():
         assert "Nothing to be done" in lab.run_as(user, "scale")
         assert not left_over(lab)

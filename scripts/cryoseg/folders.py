@@ -203,15 +203,23 @@ def why_gone(folder):
 
     folder: its path when the run began
     """
+    gone = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)  # others may pass, as a drive comes back
     try:
         os.getcwd()
+        return None
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ESTALE):  # others may pass, as a drive comes back
-            return (
-                f"{folder}: the working folder is gone since the run began; bring back what was in "
-                "it, then give the same command again"
-            )
-    return None
+        if error.errno not in gone:
+            return None
+    try:
+        if os.path.samefile(folder, "."):  # file systems of the network forget for a moment
+            return None
+    except OSError as error:
+        if error.errno not in gone:
+            return None
+    return (
+        f"{folder}: the working folder is gone since the run began; bring back what was in it, "
+        "then give the same command again"
+    )
 
 
 def why_no_notes(error, folder):

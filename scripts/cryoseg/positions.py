@@ -6,6 +6,7 @@ the matrix that turns the average's frame into the tomogram's. Voxel 0 has its m
 
 import logging
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -176,10 +177,16 @@ def _csv_table(path, separator):
     import pandas
 
     text = {CSV_TOMOGRAM: str, CSV_CLASS: str}
+    read = partial(pandas.read_csv, path, sep=separator, skipinitialspace=True)
     try:
-        return pandas.read_csv(path, sep=separator, dtype=text, skipinitialspace=True)
+        # As they stand there: in a table, pandas gives those that are called alike other names.
+        heading = list(read(header=None, nrows=1, dtype=str).iloc[0])
+        table = read(dtype=text)
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: no table can be read here ({brief(error)})") from error
+    for name in (CSV_TOMOGRAM, CSV_CLASS, *(name for names in CSV_COORDINATES for name in names)):
+        _check_single(path, name, heading.count(name))
+    return table
 
 
 def _from_csv(path, table):
@@ -236,8 +243,13 @@ def _column(path, table, name):
     """A column of a pandas table; InputError where it is not clear which."""
     column = table[name]
     if column.ndim > 1:  # a table of all that are called so
-        raise InputError(f"{path}: there are {column.shape[1]} columns {name}; keep one of them")
+        _check_single(path, name, column.shape[1])
     return column
+
+
+def _check_single(path, name, count):
+    if count > 1:
+        raise InputError(f"{path}: there are {count} columns {name}; keep one of them")
 
 
 def _few(names, most=5):

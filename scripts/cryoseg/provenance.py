@@ -221,7 +221,7 @@ def recorded(job, headers=(), absent=(), waits=True):
             }
             _leave(record, _all(outputs), files)
     except BaseException as error:
-        if isinstance(error, ChangedError) and not waits:
+        if isinstance(error, InputError) and not waits:  # an input was changed, or is gone
             # Not left to Snakemake, which in a cluster job leaves what bears an output's name.
             with refusal_named():
                 for output, stamp in left.items():

@@ -40,10 +40,11 @@ print(json.dumps([peak_memory(torch.device("cpu")), summary.tiles, summary.compu
 """
 
 
-def peak_of(shape, channels, memory_gb, sizes=TINY, look=None):
+def peak_of(shape, channels, memory_gb, sizes=TINY, fill=None, look=None):
     """Score a sparse tomogram of this shape; returns (peak bytes, tiles, voxels computed).
 
     sizes: of the network
+    fill:  is called with the voxels, of which few should be filled
     look:  is called in the end with the folder that holds tomogram.mrc, model.ckpt and scores.h5
     """
     from networks import random_network
@@ -53,6 +54,8 @@ def peak_of(shape, channels, memory_gb, sizes=TINY, look=None):
         folder = Path(folder)
         with mrcfile.new_mmap(folder / "tomogram.mrc", shape, mrc_mode=2) as mrc:
             mrc.data[shape[0] // 2, ::50, ::50] = 1
+            if fill:
+                fill(mrc.data)
         checkpoint_of(random_network(out_channels=channels, **sizes), folder / "model.ckpt")
         (folder / "model.json").write_text(json.dumps({"sha256": "of no importance here"}))
         how = json.dumps({"memory_gb": memory_gb})

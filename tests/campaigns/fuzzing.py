@@ -128,10 +128,12 @@ def at_most(seconds, of_clock=SECONDS_OF_CLOCK):
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen",
         "pty.spawn", "socket.connect", "code.__new__")  # fmt: skip
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+# What changes the file that a link leads to; the first argument is the path.
+THROUGH_LINKS = ("os.chmod", "os.truncate", "os.utime")
 # What changes folders and files without opening them: which of its arguments are the path, and the
 # descriptor of the folder that this is relative to.
 CHANGES = {
-    "os.mkdir": [(0, 2)], "os.chmod": [(0, 2)], "os.remove": [(0, 1)], "os.rmdir": [(0, 1)],
+    "os.mkdir": [(0, 2)], "os.remove": [(0, 1)], "os.rmdir": [(0, 1)],
     "os.rename": [(0, 2), (1, 3)], "os.link": [(1, 3)], "os.symlink": [(1, 2)],
 }  # fmt: skip
 
@@ -155,17 +157,19 @@ class Deeds:
             return
         if event in RUNS:
             self.found.append(f"{event}{arguments!r:.200}")
-        elif event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
-            self._written(arguments[0])
+        opened = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES
+        if opened or event in THROUGH_LINKS:
+            self._written(arguments[0], follow=True)
         for path, folder in CHANGES.get(event, ()):
             self._written(arguments[path], arguments[folder])
 
-    def _written(self, path, relative_to=-1):
+    def _written(self, path, relative_to=-1, follow=False):
         if isinstance(path, int):  # a descriptor, which was opened
             return
         start = os.getcwd() if relative_to == -1 else os.readlink(f"/proc/self/fd/{relative_to}")
         folder, name = os.path.split(os.path.abspath(os.path.join(start, os.fsdecode(path))))
-        path = os.path.join(os.path.realpath(folder), name)  # a link itself, not where it leads
+        path = os.path.join(os.path.realpath(folder), name)
+        path = os.path.realpath(path) if follow else path  # else a link itself, not where it leads
         ours = f"{path}{os.sep}".startswith(f"{self.folder}{os.sep}") or path == os.devnull
         if not ours and "__pycache__" not in path:
             self.found.append(f"{path} is written")
@@ -1267,7 +1271,7 @@ class Apart:
             self._process.start()
             other.close()
         try:
-            self._pipe.send(path)
+            self._pipe.send((path, os.getcwd()))
             outcome, said, done, seconds = self._pipe.recv()
         except BaseException as error:
             self._process.kill()
@@ -1288,7 +1292,8 @@ class Apart:
         The interpreter that waits is told of nothing that this one does.
         """
         while True:
-            path, started = pipe.recv(), time.process_time()
+            (path, here), started = pipe.recv(), time.process_time()
+            os.chdir(here)
             DEEDS.begin(path.parent)
             try:
                 with at_most(SECONDS, 2 * SECONDS_OF_CLOCK):  # the one that waits gives up first

@@ -59,9 +59,9 @@ SYSTEM = ctypes.CDLL(None, use_errno=True)
 # All that can be made, drawn and evaluated.
 WHOLE = ("all", "evaluate", "overview")
 # All that can be made of a tomogram without a network that is trained there.
-# What the whole workflow above does not use.
-LABELS = ("demo", "label", "thresholds")
 WITHOUT_TRAINING = ("scale", *(f"predictions/lamella/{name}_preds.h5" for name in NAMES))
+# What the whole workflow does not use.
+LABELS = ("demo", "label", "thresholds")
 
 
 class FoundError(AssertionError):

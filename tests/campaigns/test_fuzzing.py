@@ -109,12 +109,18 @@ def test_a_campaign_finds_what_it_looks_for(tmp_path):
     def links(path):
         (path.parent.parent / "link").symlink_to(path)
 
+    def writes_through_a_link(path):
+        path.with_name("to").symlink_to(path.parent.parent / "victim")
+        path.with_name("to").write_text("")
+
     def removes(path):
         shutil.rmtree(path.parent.parent / "renamed")
 
-    for read in (runs, writes, makes, renames, links, removes, Apart(runs), Apart(writes)):
+    (tmp_path / "own").mkdir()
+    elsewhere = (writes, makes, renames, links, removes, writes_through_a_link)
+    for read in (runs, *elsewhere, Apart(runs), Apart(writes)):
         with pytest.raises(AssertionError, match="reading it does more"):
-            answered(read, tmp_path / "file")
+            answered(read, tmp_path / "own" / "file")
     for read, found in (
         (no_sentence, KeyError),
         (no_name, AssertionError),

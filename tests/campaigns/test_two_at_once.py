@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from types import SimpleNamespace
 
@@ -198,22 +198,32 @@ def run_overlapping(begin, folder):
     """
 
     def wait_for(run, count):
+        deadline = time.monotonic() + 120
         while run.poll() is None and len(list(folder.glob("*.mrc"))) < count:
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         assert run.poll() is None, run.communicate()[0]
 
-    with Watch(folder) as watch:
-        first = begin[0]()
-        wait_for(first, 1)
-        whole = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
-        for process in whole:
-            process.suspend()
-        second = begin[1]()
-        wait_for(second, 2)
-        for process in whole:
+    def of_all(run, does):
+        snakemake = psutil.Process(run.pid)
+        does(snakemake)  # first, so that it starts no other
+        for process in snakemake.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                process.resume()
+                does(process)
+
+    with Watch(folder) as watch, ExitStack() as at_the_end:
+        first = begin[0]()
+        at_the_end.callback(first.kill)
+        wait_for(first, 1)
+        of_all(first, psutil.Process.suspend)
+        at_the_end.callback(of_all, first, psutil.Process.resume)
+        made = len(list(folder.glob("*.mrc")))
+        second = begin[1]()
+        at_the_end.callback(second.kill)
+        wait_for(second, made + 1)
+        of_all(first, psutil.Process.resume)
         shown = [run.communicate()[0] for run in (first, second)]
+        at_the_end.pop_all()
     assert [first.returncode, second.returncode] == [0, 0], shown
     assert not watch.damaged
     for name in SHARED:
