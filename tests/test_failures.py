@@ -215,8 +215,9 @@ def test_notes_are_not_to_blame_for_what_happens_elsewhere(name):
     assert why_no_notes(FileNotFoundError(errno.ENOENT, "gone", name), "/here/.snakemake") is None
 
 
-def test_notes_that_are_gone_are_named():
-    error = FileNotFoundError(errno.ENOENT, "gone", "/here/.snakemake/scripts/a.py")
+@pytest.mark.parametrize("path", ["/here/.snakemake/scripts/a.py", ".snakemake/scripts"])
+def test_notes_that_are_gone_are_named(path):
+    error = FileNotFoundError(errno.ENOENT, "gone", path)
     said = why_no_notes(error, "/here/.snakemake")
     assert said.startswith("/here/.snakemake: what Snakemake keeps there is gone")
 

@@ -231,8 +231,9 @@ def why_no_notes(error, folder):
         return no_space_for_notes(folder)
     for each in all_behind(error):
         name = getattr(each, "filename", None)
-        # A number, where a file was used by its descriptor.
-        inside = isinstance(name, (str, bytes)) and os.fsdecode(name).startswith(f"{folder}/")
+        # A number, where a file was used by its descriptor; relative to the working folder or not.
+        path = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
+        inside = f"{os.path.join(os.path.dirname(folder), path)}/".startswith(f"{folder}/")
         if isinstance(each, FileNotFoundError) and inside:
             return (
                 f"{folder}: what Snakemake keeps there is gone since the run began; leave it there "
