@@ -293,7 +293,8 @@ def tell_where_notes_cannot_be_kept():
 
     def callback(executor, submitted, future):
         error = None if future.cancelled() else future.exception()
-        if said := why_no_notes(error, NOTES_FOLDER):  # of its script, for one, which Snakemake copies there
+        # Of its script, for one, which Snakemake copies there.
+        if said := why_no_notes(error, NOTES_FOLDER):
             SAID[submitted.job] = said
             future = Future()
             future.set_exception(WorkflowError(said))  # which is printed without a traceback
