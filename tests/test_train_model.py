@@ -652,11 +652,6 @@ def test_killed_while_the_model_is_handed_over_nothing_is_lost(tmp_path, patches
     assert own.exists()
 
 
-def run_with_readers(folder, patches, config, readers):
-    multiprocessing.set_start_method("fork", force=True)  # as where no test has started the job
-    run_job(folder, patches, config, {}, {"num_workers": readers})
-
-
 @pytest.mark.parametrize("readers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_job_that_is_told_to_end_saves_its_last_step(number, readers, tmp_path, patches):
@@ -665,7 +660,8 @@ def test_a_job_that_is_told_to_end_saves_its_last_step(number, readers, tmp_path
     Its readers are told as well, and first.
     """
     config = configuration(max_epochs=500)
-    job = PROCESSES.Process(target=run_with_readers, args=(tmp_path, patches, config, readers))
+    how = {"num_workers": readers}
+    job = PROCESSES.Process(target=run_job, args=(tmp_path, patches, config, {}, how))
     job.start()
     last = tmp_path / "log" / "model" / "last.ckpt"
     while not last.exists():

@@ -20,6 +20,15 @@ class ChangedError(InputError):
         )
 
 
+class GoneError(InputError):
+    """An input was there when the run began, and no longer is when its job reads it."""
+
+    def __init__(self, path):
+        super().__init__(
+            f"{path} is gone since the run began; bring it back, then give the same command again"
+        )
+
+
 class _Quoting(reprlib.Repr):
     """Writes values down as repr does, but the first few of many only."""
 

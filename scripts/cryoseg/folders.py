@@ -124,11 +124,6 @@ def folder_gone(path):
     return f"{path}: its folder is gone; bring it back, then give the same command again"
 
 
-def input_gone(path):
-    """A sentence about a file that is no longer there when a job comes to read it."""
-    return f"{path} is gone since the run began; bring it back, then give the same command again"
-
-
 def refusal(error):
     """The sentence of not_writable where an OSError says that a right is lacking, or None."""
     if error.errno not in REFUSED or error.filename is None:

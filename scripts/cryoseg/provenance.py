@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryoseg.errors import ChangedError, InputError
-from cryoseg.folders import folder_gone, input_gone, refusal_named
+from cryoseg.errors import ChangedError, GoneError, InputError
+from cryoseg.folders import folder_gone, refusal_named
 from cryoseg.small_files import files_only, read_json
 from cryoseg.steps import by_name
 from cryoseg.versions import versions
@@ -169,7 +169,7 @@ def recorded(job, headers=(), absent=(), waits=True):
     headers: names of inputs of which only the MRC header is read
     absent:  paths of inputs that the job goes without, and of outdated ones that it does not read
     waits:   whether outputs are to wait for their record; else they are there as they are written,
-             and are removed where an input was changed meanwhile
+             and are removed where an input was changed meanwhile, or is gone
     Inputs are hashed in other threads meanwhile.
     Yields a dict; what is put into it becomes part of the record.
     """
@@ -203,7 +203,7 @@ def recorded(job, headers=(), absent=(), waits=True):
             for (name, path, part), stamp in zip(read, before, strict=True):
                 now = stamp_of_file(path)
                 if now is None:
-                    raise InputError(input_gone(path))
+                    raise GoneError(path)
                 if now != stamp and hashes[name, path, part] != sha256(path, part):
                     raise ChangedError(path)
             record = {
@@ -221,7 +221,7 @@ def recorded(job, headers=(), absent=(), waits=True):
             }
             _leave(record, _all(outputs), files)
     except BaseException as error:
-        if isinstance(error, InputError) and not waits:  # an input was changed, or is gone
+        if isinstance(error, (ChangedError, GoneError)) and not waits:
             # Not left to Snakemake, which in a cluster job leaves what bears an output's name.
             with refusal_named():
                 for output, stamp in left.items():
@@ -363,11 +363,11 @@ def _all(files):
 
 @contextmanager
 def _gone_named(path):
-    """Raise InputError where the block finds that a job's input is no longer there."""
+    """Raise GoneError where the block finds that a job's input is no longer there."""
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(input_gone(path)) from error
+        raise GoneError(path) from error
 
 
 def _hash_of(future):

@@ -151,7 +151,7 @@ def test_a_tomogram_that_is_cut_short_while_it_is_mapped_leaves_a_clear_word(tmp
 def test_many_processes_that_write_one_file_leave_a_whole_one(tmp_path):
     code = (
         "import sys, numpy as np\nfrom cryoseg.volumes import write_mrc\n"
-        "sys.stdin.read()\n"  # until both are there
+        "print('ready', flush=True)\nsys.stdin.read()\n"  # until both are there
         "for _ in range(30):\n"
         "    write_mrc(sys.argv[1], np.full((8, 64, 64), int(sys.argv[2]), np.float32))\n"
     )
@@ -159,11 +159,15 @@ def test_many_processes_that_write_one_file_leave_a_whole_one(tmp_path):
     path, values = tmp_path / "scaled.mrc", set()
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", code, path, str(value)], env=environment, stdin=subprocess.PIPE
+            [sys.executable, "-c", code, path, str(value)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         for value in (1, 2)
     ]
-    time.sleep(1)  # in which both have loaded what they need
+    for writer in writers:
+        assert writer.stdout.readline() == b"ready\n"
     for writer in writers:
         writer.stdin.close()
     while any(writer.poll() is None for writer in writers):
