@@ -215,12 +215,15 @@ def take_off_dead_locks(workflow):
     def lock(persistence):
         own = run_owners.this_run(elsewhere=workflow.resource_settings.nodes is not None)
         with ExitStack() as at_the_end:
-            with run_owners.one_at_a_time():
-                make_free(persistence)
-                at_the_end.enter_context(run_owners.noted(own))
-                at_the_end.enter_context(hold(persistence))
-                locks = tuple(Path(lock).name for lock in persistence._lockfile.values())
-                run_owners.write_note(replace(own, locks=locks))
+            try:
+                with run_owners.one_at_a_time():
+                    make_free(persistence)
+                    at_the_end.enter_context(run_owners.noted(own))
+                    at_the_end.enter_context(hold(persistence))
+                    locks = tuple(Path(lock).name for lock in persistence._lockfile.values())
+                    run_owners.write_note(replace(own, locks=locks))
+            except InputError as error:
+                sys.exit(str(error))
             yield
 
     snakemake.persistence.PersistenceBase.lock = lock

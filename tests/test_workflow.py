@@ -21,6 +21,7 @@ import yaml
 
 from conftest import REPOSITORY
 from cryoseg.provenance import read_record, record_path
+from cryoseg.run_owners import one_at_a_time
 from cryoseg.shared_folders import NOTES
 from test_checkpoints import hostile
 from tracebacks import printed, tracebacks
@@ -635,6 +636,12 @@ def test_two_runs_at_once_do_not_disturb_each_other(lab):
     assert first.returncode == 0, shown
     assert lab.labels("semantic", "TS_1").shape == SHAPE
     assert lab.plan() == set()
+
+
+def test_a_run_does_not_wait_for_ever_for_one_that_is_stopped_as_it_begins(lab):
+    with one_at_a_time(lab.folder / ".snakemake" / "owners"):
+        shown = lab.run("-F", fails=True, seconds=120)
+    assert "has not gone on for 30 s" in shown
 
 
 def test_a_run_that_is_told_to_end_while_it_chooses_jobs_ends(lab):

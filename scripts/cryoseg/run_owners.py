@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from cryoseg.errors import InputError
 from cryoseg.process_identity import ProcessIdentity, identity_from, identity_of
 from cryoseg.small_files import read_json
 from cryoseg.volumes import written_aside
@@ -93,15 +94,37 @@ def owners(folder=FOLDER):
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder=FOLDER):
-    """Let no other process of this machine be within such a block of the folder."""
+def one_at_a_time(folder=FOLDER, seconds=30):
+    """Let no other process of this machine be within such a block of the folder.
+
+    seconds: how long to wait for another one, which is there for a moment only; InputError where it
+             is there still, as one that was stopped (Ctrl-Z) is
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     place = os.open(folder, os.O_RDONLY)
+    end = time.monotonic() + seconds
     try:
-        # Some network file systems know no locks: there, two that start at the very same moment
-        # are told apart as well as Snakemake does alone.
-        with contextlib.suppress(OSError):
-            fcntl.flock(place, fcntl.LOCK_EX)
+        while _is_taken(place):
+            if time.monotonic() > end:
+                raise InputError(
+                    "Another snakemake begins to work in this folder, and has not gone on for "
+                    f"{seconds} s. It may have been stopped (Ctrl-Z): let it go on (fg), or end "
+                    "it; then give the same command again."
+                )
+            time.sleep(0.05)
         yield
     finally:
         os.close(place)
+
+
+def _is_taken(place):
+    """Whether another process holds the lock of an open folder; else it is this process's now."""
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # Some network file systems know no locks: there, two that start at the very same moment
+        # are told apart as well as Snakemake does alone.
+        return False
+    return False
