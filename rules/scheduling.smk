@@ -223,7 +223,8 @@ def take_off_dead_locks(workflow):
                     locks = tuple(Path(lock).name for lock in persistence._lockfile.values())
                     run_owners.write_note(replace(own, locks=locks))
             except InputError as error:
-                sys.exit(str(error))
+                living = [each for each in run_owners.owners().values() if not each.is_dead]
+                sys.exit(said_of_others(living) or str(error))
             yield
 
     snakemake.persistence.PersistenceBase.lock = lock

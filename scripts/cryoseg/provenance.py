@@ -204,8 +204,9 @@ def recorded(job, headers=(), absent=(), waits=True):
                 now = stamp_of_file(path)
                 if now is None:
                     raise GoneError(path)
-                if now != stamp and hashes[name, path, part] != sha256(path, part):
-                    raise ChangedError(path)
+                with _gone_named(path):
+                    if now != stamp and hashes[name, path, part] != sha256(path, part):
+                        raise ChangedError(path)
             record = {
                 "step": job.rule,
                 "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
