@@ -3,8 +3,9 @@
     PYTHONPATH=tests:scripts python tests/campaigns/determinism.py
 
 Prepares tomograms, trains on them, scores with the model and labels. From one run to the next the
-order of the tomograms, the hash seed, the processes that read patches and the tiles differ. Then
-snakemake does the whole workflow of kill.py twice, with other jobs at once and in another order.
+order of the tomograms, the hash seed, the processes that read patches, the tiles and the threads
+that score differ. Then snakemake does the whole workflow of kill.py twice, with other jobs at once
+and in another order.
 """
 
 import argparse
@@ -26,12 +27,16 @@ from cryoseg.checkpoints import read_checkpoint
 from kill import WHOLE, copied, fill
 from test_training_workflow import TrainingLab
 
-# Prepared alike in any order; trained and scored alike with one thread, whoever reads the patches.
+# Prepared alike in any order; trained alike with one thread, whoever reads the patches; scored
+# alike but for rounding, in other tiles and by other threads.
 CONDITIONS = {
-    "first": {"order": [0, 1, 2], "hash_seed": 1, "workers": 0, "tile": "auto", "batch": 1},
-    "again": {"order": [0, 1, 2], "hash_seed": 1, "workers": 0, "tile": "auto", "batch": 1},
-    "other": {"order": [2, 0, 1], "hash_seed": 7, "workers": 2, "tile": "16,16,16", "batch": 3},
-}
+    "first": {"order": [0, 1, 2], "hash_seed": 1, "workers": 0, "tile": "auto", "batch": 1,
+              "threads": 1},
+    "again": {"order": [0, 1, 2], "hash_seed": 1, "workers": 0, "tile": "auto", "batch": 1,
+              "threads": 1},
+    "other": {"order": [2, 0, 1], "hash_seed": 7, "workers": 2, "tile": "16,16,16", "batch": 3,
+              "threads": 2},
+}  # fmt: skip
 # How many jobs at once, and who decides which comes first.
 ORDERS = (("--cores", "2"), ("--cores", "3", "--scheduler", "greedy"))
 # Probabilities of other tiles are those of one pass but for rounding, in single precision.
@@ -81,8 +86,8 @@ if __name__ == "__main__":
         inspect_model(model, described, settings={"in_channels": 1, "spatial_dims": 3})
         tomogram, scores = folder / f"tomo_{n}_scaled.mrc", folder / f"tomo_{n}_scores.h5"
         score_voxels(
-            tomogram, model, described, scores, settings=SCORE, device="cpu", threads=1,
-            tile_size=how["tile"], batch_size=how["batch"],
+            tomogram, model, described, scores, settings=SCORE, device="cpu",
+            threads=how["threads"], tile_size=how["tile"], batch_size=how["batch"],
         )
         label_voxels(
             scores, tomogram, folder / f"tomo_{n}_preds.h5", settings=LABEL, scored=SCORE
@@ -112,16 +117,16 @@ def run_chain(folder, how):
 
 def differences(one, other, same_tiles):
     """What differs between the folders of two chains, as sentences."""
-    for pattern in (
-        "*_image.mrc",
-        "*_labels.mrc",
-        "*_scaled.mrc",
-        "*_distances.h5",
-        "*_patches.h5",
-    ):
+    prepared = ("*_image.mrc", "*_labels.mrc", "*_scaled.mrc", "*_distances.h5", "*_patches.h5")
+    stored = ("*_noisy_scores.h5", "*_noisy_preds.h5") if same_tiles else ()
+    for pattern in (*prepared, *stored):
         for path in sorted(one.glob(pattern)):
             if path.read_bytes() != (other / path.name).read_bytes():
                 yield f"{path.name}: other bytes"
+    # By a model that was trained here, whose hash they name, and a checkpoint holds dates.
+    for path in sorted(one.glob("*_[0-9]_scores.h5")) + sorted(one.glob("*_[0-9]_preds.h5")):
+        if same_tiles and not same_outputs.holds_the_same(path, other / path.name):
+            yield f"{path.name}: other contents"
     model = Path("log/model/model_best.ckpt")
     weights, others = (read_checkpoint(folder / model)[0] for folder in (one, other))
     for name in weights:
@@ -194,7 +199,9 @@ def compare(folder, names=tuple(CONDITIONS)):
         run_chain(folder / name, CONDITIONS[name])
     first, found = folder / names[0], []
     for name in names[1:]:
-        same_tiles = CONDITIONS[name]["tile"] == CONDITIONS[names[0]]["tile"]
+        same_tiles = all(
+            CONDITIONS[name][key] == CONDITIONS[names[0]][key] for key in ("tile", "threads")
+        )
         found += [f"{name}: {text}" for text in differences(first, folder / name, same_tiles)]
     return found
 
@@ -207,8 +214,8 @@ def rounding_told(folder):
     count, margin = sum(each.labels for each in found), max(each.margin for each in found)
     labels = f"{count} labels do, of margins up to {margin:.2g}" if count else "no label does"
     return (
-        f"other tiles, {voxels} voxels: probabilities differ by at most {largest:.2g} (allowed: "
-        f"{PROBABILITIES_ALIKE}); {labels} (allowed: up to {MARGIN})"
+        f"other tiles and threads, {voxels} voxels: probabilities differ by at most {largest:.2g} "
+        f"(allowed: {PROBABILITIES_ALIKE}); {labels} (allowed: up to {MARGIN})"
     )
 
 

@@ -38,6 +38,7 @@ from kill import (
 from tracebacks import tracebacks
 
 LARGE = 100_000
+ENDED_WELL = "it ended well"
 # Kilobytes; with more, steps that write small files would not notice that the disk is nearly full.
 MOST_LEFT = 40
 # As the library says it, and the check of what Snakemake keeps in the working folder.
@@ -137,7 +138,7 @@ def one_round(folder, seed, inputs, reference, targets=WHOLE):
             how, said = run_until_full(
                 lab, watch, chance, count_files(reference), kilobytes(reference)
             )
-            found = [how, "it ended well"] if said is None else [how, *judged(said)]
+            found = [how, ENDED_WELL] if said is None else [how, *judged(said)]
             if left := left_over(lab):
                 raise FoundError(f"{found}: left over: {left[:5]}")
             enlarge(disk, LARGE)
@@ -184,9 +185,10 @@ def campaign(rounds, seed, targets=WHOLE, keep=False):
 
 def main():
     options = options_of(__doc__, rounds=8).parse_args()
-    _, finds = campaign(options.rounds, options.seed, keep=options.keep)
-    print(f"{options.rounds} rounds, {len(finds)} finds")
-    sys.exit(bool(finds))
+    happened, finds = campaign(options.rounds, options.seed, keep=options.keep)
+    full = sum(ENDED_WELL not in each for each in happened)
+    print(f"{options.rounds} rounds, the disk was full in {full}, {len(finds)} finds")
+    sys.exit(bool(finds) or (None if full else "the disk was never full, which shows nothing"))
 
 
 if __name__ == "__main__":

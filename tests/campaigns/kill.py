@@ -7,9 +7,9 @@ In each round the workflow begins in an empty folder; or, with --changed, what t
 begins where all of it was done, of tomograms that were replaced since; or, with --labels, tomograms
 are simulated, labels made of positions and masks, and thresholds and sizes chosen by them. One to
 three times a random process of it (a script, the trainer, snakemake itself) gets SIGKILL, SIGTERM
-or SIGSTOP and then SIGKILL, or all of them get SIGINT, as by Ctrl-C. Then the plain command must
-end well, and leave what an undisturbed run leaves. Meanwhile every file that appears under a final
-name is opened: it must be whole.
+or SIGSTOP and then SIGKILL, or all of them get SIGINT, as by Ctrl-C; every fourth of these aims at
+the trainer. Then the plain command must end well, and leave what an undisturbed run leaves.
+Meanwhile every file that appears under a final name is opened: it must be whole.
 """
 
 import argparse
@@ -53,6 +53,8 @@ ORPHANS_END = 15
 LONGEST_RUN = 900
 # Seconds from the moment that a file appears to the kill: about as long as a job takes.
 MOST_PATIENCE = 2
+# And from that at which the trainer begins: about as long as it takes with its imports.
+MOST_TRAINING = 12
 # What may change while it is looked at, or is written by Snakemake itself.
 NOT_OURS = (".snakemake", "logs", "benchmarks", "tensorboard")
 SYSTEM = ctypes.CDLL(None, use_errno=True)
@@ -60,6 +62,9 @@ SYSTEM = ctypes.CDLL(None, use_errno=True)
 WHOLE = ("all", "evaluate", "overview")
 # All that can be made of a tomogram without a network that is trained there.
 WITHOUT_TRAINING = ("scale", *(f"predictions/lamella/{name}_preds.h5" for name in NAMES))
+TRAINER = "train_model.py"
+# How often the trainer is aimed at: a process that is chosen at random is seldom it.
+AIMED = 0.25
 # What the whole workflow does not use.
 LABELS = ("demo", "label", "thresholds")
 
@@ -289,18 +294,32 @@ def finish(lab):
         raise FoundError(f"the plain command ends with {code}:\n{said[-3000:]}")
 
 
-def strike(run, chance):
-    """Signal a random process of a run, or all; returns (what it was, how)."""
+def strike(run, chance, aimed=False):
+    """Signal a random process of a run, or all; returns (what it was, how).
+
+    aimed: whether the trainer is to be it, where there is one
+    """
     with contextlib.suppress(psutil.NoSuchProcess):
         own = psutil.Process(run.pid)
         others = own.children(recursive=True)
         victim = chance.choice(others) if others and chance.random() < 0.7 else own
+        victim = (trainer_of(run) if aimed else None) or victim
         what, victims = "snakemake" if victim == own else _script(victim), [victim]
         way = chance.choice(list(WAYS))
         if way == "Ctrl-C":
             what, victims = "all processes", [own, *others]
         struck = [each for each in victims if _signal(each, WAYS[way])]
         return (what, way) if struck else None
+    return None
+
+
+def trainer_of(run):
+    """The process of a run that trains a network, or None."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(run.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if _script(process) == TRAINER:
+                    return process
     return None
 
 
@@ -335,29 +354,37 @@ def wait_for_orphans(before):
 def disturb(lab, watch, chance, files, patience):
     """Run the workflow and strike it once, at a random moment up to the last of so many files.
 
+    Or at one after the trainer has begun, if that is aimed at.
+
     patience: seconds from there, at most
 
     Returns what was struck, (what, how) or None, and the processes that the run had.
     """
     run, family = start(lab), []
+    aimed = trains(lab.targets) and chance.random() < AIMED
     wanted = chance.randint(min(len(watch.seen), files), files)
-    patience = chance.uniform(0, patience)
+    patience = chance.uniform(0, MOST_TRAINING if aimed else patience)
     at = None
     while run.poll() is None and (at is None or time.monotonic() < at):
-        if at is None and len(watch.seen) >= wanted:
+        if at is None and (trainer_of(run) if aimed else len(watch.seen) >= wanted):
             at = time.monotonic() + patience
         time.sleep(0.02)
     if run.poll() is not None:
         return None, []
     with contextlib.suppress(psutil.NoSuchProcess):
         family = psutil.Process(run.pid).children(recursive=True)
-    struck = strike(run, chance)
+    struck = strike(run, chance, aimed)
     try:
         run.wait(LONGEST_RUN)
     except subprocess.TimeoutExpired as error:
         run.kill()
         raise FoundError(f"after {struck}, snakemake hangs for {LONGEST_RUN} s") from error
     return struck, family
+
+
+def trains(targets):
+    """Whether a network is trained for targets."""
+    return targets == WHOLE
 
 
 def left_over(lab):
@@ -515,7 +542,17 @@ def main():
         ways = [way for each, way in struck if each == what]
         print(f"{what:24}", ", ".join(f"{way}: {ways.count(way)}" for way in WAYS))
     print(f"{options.rounds} rounds, {len(struck)} kills, {len(finds)} finds")
-    sys.exit(bool(finds))
+    sys.exit(bool(finds) or shows_nothing(options.rounds, struck, targets))
+
+
+def shows_nothing(rounds, struck, targets):
+    """A sentence where so many rounds struck too little, (what, how), to tell of it; or None."""
+    if len(struck) < rounds:
+        return f"{len(struck)} kills in {rounds} rounds show little"
+    trainers = sum(what == TRAINER for what, _ in struck)
+    if trains(targets) and trainers < rounds // 10:
+        return f"{trainers} kills of the trainer in {rounds} rounds show little"
+    return None
 
 
 if __name__ == "__main__":

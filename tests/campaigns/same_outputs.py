@@ -52,7 +52,7 @@ def differences(folder, reference):
     for name in sorted(found & wanted):
         ours, theirs = Path(folder, name), Path(reference, name)
         if name in dated or "provenance" in ours.parts:
-            same = _same(contents(ours), contents(theirs))
+            same = holds_the_same(ours, theirs)
         else:
             same = ours.read_bytes() == theirs.read_bytes()
         if not same:
@@ -64,17 +64,29 @@ def _names(folder, patterns):
     return {str(path.relative_to(folder)) for path in paths}
 
 
+def holds_the_same(path, other):
+    """Whether two files hold the same beside dates, durations and hashes."""
+    ours, theirs = contents(path), contents(other)
+    if not isinstance(ours, dict):
+        return ours == theirs
+    return ours.keys() == theirs.keys() and all(
+        np.array_equal(ours[name], theirs[name]) for name in ours
+    )
+
+
 def contents(path):
     """What a file holds beside dates, durations and hashes: text, bytes or arrays by name."""
     if path.suffix == ".h5":
         with h5py.File(path, "r", locking=False) as file:
-            words = {key: str(value) for key, value in file.attrs.items()}
-            return {name: file[name][...] for name in file} | {
-                key: HASH.sub("", value) for key, value in words.items()
-            }
+            words = {key: HASH.sub("", str(value)) for key, value in file.attrs.items()}
+            stored = {f"{name} is stored": _stored(file[name]) for name in file}
+            return {name: file[name][...] for name in file} | stored | words
     if path.suffix == ".mrc":
         with mrcfile.open(path) as mrc:
-            return {"voxels": mrc.data.copy(), "voxel_size": mrc.voxel_size.tolist()}
+            fields = {name: str(mrc.header[name]) for name in mrc.header.dtype.names}
+            return {"voxels": mrc.data.copy()} | {
+                name: HASH.sub("", value) for name, value in fields.items()
+            }
     if path.suffix == ".ckpt":
         return read_checkpoint(path)[0]
     if path.suffix == ".png":
@@ -89,9 +101,8 @@ def contents(path):
     return MEASURED.sub("", DATE.sub("", HASH.sub("", text)))
 
 
-def _same(ours, theirs):
-    if not isinstance(ours, dict):
-        return ours == theirs
-    return ours.keys() == theirs.keys() and all(
-        np.array_equal(ours[name], theirs[name]) for name in ours
-    )
+def _stored(dataset):
+    """How an HDF5 file keeps a dataset: its type, chunks and filters."""
+    plan = dataset.id.get_create_plist()
+    filters = [plan.get_filter(number) for number in range(plan.get_nfilters())]
+    return str((dataset.dtype.str, dataset.chunks, filters))

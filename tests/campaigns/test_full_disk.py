@@ -264,18 +264,21 @@ def test_the_reason_of_each_tomogram_is_judged():
     for traceback in (SNAKEMAKES_TRACEBACK, "Traceback (most recent call last):\n"):
         with pytest.raises(FoundError, match="there is a traceback"):
             judged(good + traceback)
-    gone = SUMMARY.replace("it ended without a word, killed perhaps", "a.mrc is gone").replace(
-        "no space is left in /x: 5 bytes are needed, 3 are free", "b.mrc cannot be written"
+    gone = SUMMARY.replace(
+        "it ended without a word, killed perhaps", "labels/a.mrc is gone"
+    ).replace(
+        "no space is left in /x: 5 bytes are needed, 3 are free", "/x/labels cannot be written"
     )
-    assert len(lost_folder.judged(gone)) == 2
+    assert len(lost_folder.judged(gone, "labels")) == 2
     with pytest.raises(FoundError, match="there is a traceback"):
-        lost_folder.judged(gone + SNAKEMAKES_TRACEBACK)
+        lost_folder.judged(gone + SNAKEMAKES_TRACEBACK, "labels")
+    for said, name in ((SUMMARY, "labels"), (gone, "scaled"), (gone, "label")):
+        with pytest.raises(FoundError, match="does not say what is gone"):
+            lost_folder.judged(said, name)
+    refused = f"1 mistake {lost_folder.NOT_STARTED}\n  a.yaml: data_folder is scaled, which "
+    assert lost_folder.judged(f"{refused}does not exist\n", "scaled")
     with pytest.raises(FoundError, match="does not say what is gone"):
-        lost_folder.judged(SUMMARY)
-    refused = f"1 mistake {lost_folder.NOT_STARTED}\n  a.yaml: data_folder is b, which "
-    assert lost_folder.judged(f"{refused}does not exist\n")
-    with pytest.raises(FoundError, match="does not say what is gone"):
-        lost_folder.judged(f"{refused}is odd\n")
+        lost_folder.judged(f"{refused}is odd\n", "scaled")
 
 
 @pytest.mark.root

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
+import mrcfile
 import numpy as np
 import psutil
 import pytest
@@ -71,6 +73,27 @@ def test_what_differs_from_an_undisturbed_run_is_seen(tmp_path):
         "overview.tsv differs",
         "predictions/semantic/TS_preds.h5 differs",
     ]
+
+
+def test_another_type_of_labels_and_another_origin_of_a_mask_are_seen(tmp_path):
+    for folder, kind, origin in (("one", np.uint8, 0), ("other", np.int16, 5)):
+        below = tmp_path / folder / "predictions" / "semantic"
+        below.mkdir(parents=True)
+        with h5py.File(below / "TS_preds.h5", "w") as file:
+            file["labels"] = np.zeros((4, 4, 4), kind)
+        with mrcfile.new(below / "TS_mask.mrc", np.zeros((4, 4, 4), np.int8)) as mrc:
+            mrc.header.origin.x = origin
+            mrc.header.label[0] = f"model SHA-256 {str(origin) * 40}"
+    found = differences(tmp_path / "other", tmp_path / "one")
+    assert [Path(each).name for each in found] == ["TS_mask.mrc differs", "TS_preds.h5 differs"]
+
+
+def test_a_campaign_that_kills_little_fails():
+    hits = [("snakemake", "SIGKILL"), (kill.TRAINER, "SIGTERM")]
+    assert kill.shows_nothing(20, hits * 10, kill.WHOLE) is None
+    assert "19 kills in 20 rounds" in kill.shows_nothing(20, [hits[0]] * 19, kill.WHOLE)
+    assert "0 kills of the trainer" in kill.shows_nothing(20, [hits[0]] * 20, kill.WHOLE)
+    assert kill.shows_nothing(20, [hits[0]] * 20, kill.WITHOUT_TRAINING) is None
 
 
 def test_weights_that_differ_in_the_last_bit_are_seen(tmp_path):
