@@ -21,9 +21,10 @@ demo: setup
 	@grep -hE 'measure|dice' demo/predictions/semantic/evaluation/summary.tsv
 	@echo "Look at:"; ls overview.html demo/predictions/*/pictures/*.png demo/models/*/pictures/*.png
 
-# Three at a time on two cores, as those on a cluster mostly wait.
+# Three at a time on two cores, as those on a cluster mostly wait; threads that wait give way, as all
+# that is run at once has more of them than there are cores.
 test: setup
-	.venv/bin/python -m pytest -n 3 --no-loadscope-reorder
+	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest -n 3 --no-loadscope-reorder
 
 # So that `snakemake --profile slurm` works from anywhere. A link: edit profiles/slurm here.
 PROFILES = $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/snakemake

@@ -676,7 +676,7 @@ def test_a_run_whose_working_folder_is_gone_ends_with_a_word(empty, how):
     """Snakemake fails in a thread then, unseen, and would wait for the job of that for ever."""
     notes, there = empty.folder / ".snakemake", empty
     with subprocess.Popen(
-        empty.command("--cores", "1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        empty.command("--cores", "1", "--", "scale"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         cwd=empty.folder,
     ) as run:  # fmt: skip
         line = ""
@@ -697,8 +697,8 @@ def test_a_run_whose_working_folder_is_gone_ends_with_a_word(empty, how):
         assert f"{empty.folder}: the working folder is gone since the run began" in shown
     else:  # which the jobs on their way alone read and write there
         assert run.returncode == 0 or f"{notes}: what Snakemake keeps there is gone" in shown
-        there.run()
-        assert there.plan() == set()
+        there.run("scale")
+        assert there.plan("scale") == set()
 
 
 # Simulated tomograms
