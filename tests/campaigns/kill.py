@@ -269,9 +269,9 @@ def open_whole(path, kind):
         assert path.read_bytes().endswith(b"\n")
 
 
-def start(lab):
-    """Start the plain command; its output goes into run.log beside the Lab's folder."""
-    with open(lab.folder.parent / "run.log", "ab") as log:
+def start(lab, log="run.log"):
+    """Start the plain command; its output goes into a log beside the Lab's folder."""
+    with open(lab.folder.parent / log, "ab") as log:
         return subprocess.Popen(
             lab.command("--cores", "2", "--", *lab.targets),
             stdout=log,
