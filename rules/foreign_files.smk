@@ -30,7 +30,9 @@ def refuse_to_replace_foreign_files(workflow, stages):
     prepare, end = snakemake.jobs.Job.prepare, snakemake.jobs.Job.postprocess
     date_outputs = snakemake.dag.DAG.check_and_touch_output
     write_note = snakemake.persistence.file.FilePersistence._write_record
+    unmark = snakemake.persistence.file.FilePersistence._unmark_incomplete
     left_at = {}  # times of change as jobs left them, by the notes' keys, of outputs changed since
+    outdated = set()  # the notes' keys of outputs whose inputs were changed since they were read
 
     async def planned(dag, *arguments, check_initial=False, **options):
         await plan(dag, *arguments, check_initial=check_initial, **options)
@@ -72,11 +74,15 @@ def refuse_to_replace_foreign_files(workflow, stages):
         await date_outputs(dag, job, **undated)  # which waits for the files
         if not workflow.is_main_process:
             return
-        changed = {}
+        changed, replaced = {}, []
         if not workflow.touch:  # whose plan has compared all
             changed = foreign_files.changed_since_made(map(str, job.output))
+            replaced = foreign_files.changed_since_read(map(str, job.output), given_to(dag, job))
         for file in job.output:
             left_at[workflow.persistence._get_key(file)] = changed.get(str(file))
+        if replaced:
+            outdated.update(map(workflow.persistence._get_key, job.output))
+            logger.warning(foreign_files.said_of_outdated(replaced))
         if changed:
             logger.warning(foreign_files.said_of_changed(changed))
         else:
@@ -87,12 +93,24 @@ def refuse_to_replace_foreign_files(workflow, stages):
         record.endtime = left_at.pop(key, None) or record.endtime
         write_note(persistence, key, record)
 
+    def unmarked(persistence, key):
+        # By its date, and by what Snakemake notes of its inputs now, it would be up to date.
+        if key not in outdated:
+            unmark(persistence, key)
+
     snakemake.dag.DAG.postprocess = planned
     snakemake.dag.DAG.clean = clean
     snakemake.jobs.Job.prepare = prepared
     snakemake.jobs.Job.postprocess = ended
     snakemake.dag.DAG.check_and_touch_output = dated
     snakemake.persistence.file.FilePersistence._write_record = noted
+    snakemake.persistence.file.FilePersistence._unmark_incomplete = unmarked
+
+
+def given_to(dag, job):
+    """Paths of the inputs of a job that no job makes."""
+    made = {file for files in dag.dependencies[job].values() for file in files}
+    return [str(file) for file in job.input if file not in made]
 
 
 def refuse_foreign(dag, notes, is_lost):

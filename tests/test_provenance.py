@@ -102,6 +102,7 @@ def test_a_record_has_inputs_outputs_settings_versions_and_the_date(workshop):
             "path": str(workshop.source),
             "part": "content",
             "sha256": hashlib.sha256(b"abc").hexdigest(),
+            "mtime_ns": workshop.source.stat().st_mtime_ns,
         }
     ]
     assert record["outputs"][0]["sha256"] == hashlib.sha256(b"abcabc").hexdigest()

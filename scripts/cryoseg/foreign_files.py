@@ -6,9 +6,10 @@ what is newer than the inputs for the output itself.
 
 import os
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
-from cryoseg.errors import InputError, printable, shortened
+from cryoseg.errors import ChangedError, InputError, printable, shortened
 from cryoseg.folders import some
 from cryoseg.provenance import (
     FOLDER,
@@ -121,6 +122,32 @@ def changed_since_made(outputs):
     return found
 
 
+def changed_since_read(outputs, inputs):
+    """Those of the inputs of a job that were changed after it had read them for its outputs.
+
+    By the time of change that their records tell, and by its hash where that is another one by now.
+    """
+    told = {}
+    for output in outputs:
+        with suppress(OSError, InputError):  # a damaged record tells nothing
+            record = read_record(output) or {"inputs": []}
+            known = (each for each in record["inputs"] if "mtime_ns" in each and each["sha256"])
+            told |= {each["path"]: each for each in known}
+    return [path for path in inputs if path in told and _is_another(path, told[path])]
+
+
+def _is_another(path, told):
+    try:
+        return (
+            os.stat(path).st_mtime_ns != told["mtime_ns"]
+            and sha256(path, told["part"]) != told["sha256"]
+        )
+    except ChangedError:  # somebody writes it now
+        return True
+    except OSError:  # the next run looks for it
+        return False
+
+
 def _names_in(folder):
     """Set of the names in a folder; empty where it is none. InputError where it does not tell."""
     try:
@@ -198,6 +225,14 @@ def said_of_changed(files):
     return (
         f"changed after cryoseg had made it: {shortened(printable(some(files)))}; what is made "
         "of it now is made of the changed file"
+    )
+
+
+def said_of_outdated(files):
+    """What to tell of inputs that were changed when their jobs had read them, and still ran."""
+    return (
+        f"changed after it was read: {shortened(printable(some(files)))}; what this run makes of "
+        "it is of what was there before; give the same command again"
     )
 
 

@@ -20,6 +20,7 @@ from cryoseg.small_files import files_only, read_json
 from cryoseg.steps import by_name
 from cryoseg.versions import versions
 from cryoseg.volumes import (
+    mtime_of_stamp,
     names_waiting,
     put_there,
     stamp_of_file,
@@ -186,7 +187,7 @@ def recorded(job, headers=(), absent=(), waits=True):
         for path in paths
     ]
     read = [each for each in inputs if each[1] not in absent]
-    about, reading, left = {}, [], {}
+    about, reading, left, times = {}, [], {}, {}
     try:
         for _, path, part in read:
             with _gone_named(path):
@@ -207,10 +208,13 @@ def recorded(job, headers=(), absent=(), waits=True):
                 with _gone_named(path):
                     if now != stamp and hashes[name, path, part] != sha256(path, part):
                         raise ChangedError(path)
+                times[path] = {"mtime_ns": mtime_of_stamp(now)}
             record = {
                 "step": job.rule,
                 "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "inputs": [_described(*each, hashes.get(each)) for each in inputs],
+                "inputs": [
+                    _described(*each, hashes.get(each)) | times.get(each[1], {}) for each in inputs
+                ],
                 "outputs": [
                     _output(name, path, files.place_of(path))
                     for name, paths in outputs.items()

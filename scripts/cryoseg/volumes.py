@@ -307,6 +307,11 @@ def stamp_of_status(status):
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def mtime_of_stamp(stamp):
+    """The time of change that a stamp_of_file has, in nanoseconds since 1970."""
+    return stamp[2]
+
+
 def what_was_written_is_gone(path):
     """What to tell of a file that was written aside for a path, and was taken away since."""
     if not os.path.isdir(os.path.dirname(path) or "."):

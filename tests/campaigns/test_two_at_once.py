@@ -18,11 +18,14 @@ from conftest import REPOSITORY
 from cryoseg import provenance
 from cryoseg.errors import InputError
 from cryoseg.failures import Failure, explain
+from cryoseg.foreign_files import changed_since_read
 from cryoseg.provenance import record_path, recorded
 from cryoseg.shared_folders import leave_notes, others_in
 from cryoseg.volumes import open_volume, write_mrc
-from kill import Watch, left_over, open_whole
+from kill import Watch, copied, left_over, open_whole
 from test_workflow import RAW, Lab
+from tracebacks import printed
+from two_at_once import held_while, just_made, opened
 
 SHARED = ("TS_1", "TS_2", "TS_3", "TS_4")
 
@@ -120,6 +123,84 @@ def test_so_is_one_that_changes_when_the_job_is_done_and_its_turn_has_not_come(
     with pytest.raises(InputError, match=r"TS_1.mrc: the file was changed"):
         scale_while(job, lambda: None)
     assert not (tmp_path / "scaled.mrc").exists()
+
+
+def lab_of_one_tomogram(folder, seed=0):
+    lab = Lab(folder)
+    lab.write_config(scale={"raw": {"input_path": RAW, "output_path": "scaled", "invert": False}})
+    lab.write_tomogram("TS_1", seed)
+    return lab
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return lab_of_one_tomogram(tmp_path / "lab")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A finished run of another tomogram of the same name, which nobody disturbed."""
+    lab = lab_of_one_tomogram(tmp_path_factory.mktemp("other"), seed=99)
+    lab.run("scale")
+    return lab
+
+
+def tomogram_of(lab):
+    return lab.folder / RAW / "TS_1.mrc"
+
+
+def scaled_of(lab):
+    return lab.folder / "scaled" / "TS_1.mrc"
+
+
+def scaled_while(lab, find, sought, other):
+    """Scale a tomogram and replace it meanwhile; returns what the run printed and its exit status.
+
+    find: opened or just_made, of the path ``sought``; other: the Lab of what replaces it
+    """
+    new = copied(tomogram_of(other), lab.folder / "new.mrc")
+    with subprocess.Popen(
+        lab.command("--cores", "1", "--", "scale"), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, cwd=lab.folder,
+    ) as run:  # fmt: skip
+        assert held_while(
+            run, partial(find, run.pid, sought), partial(new.replace, tomogram_of(lab))
+        )
+        shown, _ = run.communicate()
+    return shown, run.returncode
+
+
+def test_a_tomogram_that_is_replaced_while_a_run_reads_it_is_named_and_scaled_anew(lab, other):
+    shown, code = scaled_while(lab, opened, tomogram_of(lab), other)
+    assert "raw_scale_tomogram TS_1: " in printed(code, shown, fails=True)
+    assert f"{RAW}/TS_1.mrc: the file was changed while it was read" in shown
+    assert not scaled_of(lab).exists()
+    lab.run("scale")
+    assert scaled_of(lab).read_bytes() == scaled_of(other).read_bytes()
+
+
+def test_one_that_is_replaced_once_its_job_has_read_it_is_scaled_anew_by_the_next_run(lab, other):
+    """What was made of it gets its date only then, and Snakemake notes what is there as read."""
+    shown, code = scaled_while(lab, just_made, scaled_of(lab), other)
+    assert f"changed after it was read: {RAW}/TS_1.mrc" in printed(code, shown)
+    assert scaled_of(lab).read_bytes() != scaled_of(other).read_bytes()
+    lab.run("scale")
+    assert scaled_of(lab).read_bytes() == scaled_of(other).read_bytes()
+    assert lab.plan("scale") == set()
+
+
+@pytest.mark.parametrize("change", [rewrite_in_place, replace])
+def test_a_tomogram_that_changed_after_it_was_read_is_known_by_the_record(change, tmp_path):
+    job, path = job_of(tmp_path), tmp_path / "TS_1.mrc"
+    given = [job.output["scaled"]], [str(path)]
+    volume_at(path, 1)
+    run_while(job, lambda: None)
+    os.utime(path)
+    assert changed_since_read(*given) == []
+    change(path)
+    assert changed_since_read(*given) == given[1]
+    path.unlink()
+    assert changed_since_read(*given) == []
 
 
 def test_a_tomogram_that_is_only_touched_or_copied_anew_does_not(tmp_path):
