@@ -71,8 +71,14 @@ def report_warnings(workflow):
         for job in workflow.dag.finished_jobs
         for log in job.log
     }
-    for line in [*warning_lines(tables), *SHARED]:
+    for line in [*warning_lines(tables), *told_of_others()]:
         logger.warning(line)
+
+
+def told_of_others():
+    """SHARED, and what is to be known of runs that have begun to write there since."""
+    since = [] if why_gone(WORKING_FOLDER) else others_in(entries_by_folder(STAGES))
+    return list(dict.fromkeys([*SHARED, *since]))
 
 
 def jobs_behind(dag, files):

@@ -18,7 +18,12 @@ from cryoseg.resuming import find_start, hand_over
 from cryoseg.volumes import written_aside
 from kill import left_over
 from test_resuming import A, B, write
-from test_two_at_once import fill_common_folder, lab_of, run_overlapping
+from test_two_at_once import (
+    check_as_of_a_lone_run,
+    fill_common_folder,
+    lab_of,
+    run_overlapping,
+)
 from test_workflow import NAMES, RAW, Lab, fill
 from tracebacks import printed
 from train_model import train_model
@@ -107,7 +112,9 @@ def test_two_people_at_once_leave_whole_files_in_one_output_folder(common):
     SharedLab(common).share()
     begin = [partial(lab.begun_as, user, "--cores", "1", "scale") for user, lab in labs.items()]
     shown = run_overlapping(begin, common / "scaled")
-    assert "writes there too, with the same settings" in shown[1]
+    for told in shown:
+        assert "writes there too, with the same settings" in told
+    check_as_of_a_lone_run(common)
     for user, lab in labs.items():
         assert "Nothing to be done" in lab.run_as(user, "scale")
         assert not left_over(lab)

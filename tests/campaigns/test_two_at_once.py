@@ -260,18 +260,18 @@ def test_many_processes_that_write_one_file_leave_a_whole_one(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["scaled.mrc"]
 
 
-def lab_of(who, folder, invert=False):
+def lab_of(who, folder, invert=False, output="scaled"):
     """A Lab of somebody, which scales what lies in a common folder into another one."""
     lab = Lab(folder / who)
-    paths = {"input_path": str(folder / RAW), "output_path": str(folder / "scaled")}
+    paths = {"input_path": str(folder / RAW), "output_path": str(folder / output)}
     lab.write_config(scale={"raw": paths | {"invert": invert}})
     return lab
 
 
 def fill_common_folder(folder):
     lab = Lab(folder)
-    for name in SHARED:
-        lab.write_tomogram(name)
+    for seed, name in enumerate(SHARED):
+        lab.write_tomogram(name, seed)
     return folder
 
 
@@ -316,6 +316,16 @@ def run_overlapping(begin, folder):
     return shown
 
 
+def check_as_of_a_lone_run(folder):
+    """An AssertionError unless two runs have left what a run alone makes of a common folder."""
+    lab_of("alone", folder, output="alone/scaled").run("--", "scale")
+    ours, theirs = folder / "scaled", folder / "alone" / "scaled"
+    names = {path.name for path in ours.glob("[!.]*")}
+    assert names == {path.name for path in theirs.glob("[!.]*")}
+    for name in SHARED:
+        assert (ours / f"{name}.mrc").read_bytes() == (theirs / f"{name}.mrc").read_bytes()
+
+
 def test_two_runs_of_two_working_folders_leave_whole_files_in_one_output_folder(tmp_path):
     folder = fill_common_folder(tmp_path)
     labs = [lab_of(who, folder) for who in ("anna", "ben")]
@@ -331,7 +341,9 @@ def test_two_runs_of_two_working_folders_leave_whole_files_in_one_output_folder(
         )
 
     shown = run_overlapping([partial(begin, lab) for lab in labs], folder / "scaled")
-    assert "writes there too, with the same settings" in shown[1]
+    for other, told in zip(reversed(labs), shown, strict=True):
+        assert f"the run in {other.folder} writes there too, with the same settings" in told
+    check_as_of_a_lone_run(folder)
     for lab in labs:
         assert lab.plan("scale") == set()
         assert not left_over(lab)
