@@ -85,6 +85,8 @@ AT_RANDOM, OPEN, READ = MOMENTS = ("at a random moment", "while it is open", "on
 WAYS = ("renamed over", "in place")
 # How many times two may have to take turns until neither has anything left to do.
 MOST_TURNS = 3
+# At the maps of the same processes, before others are looked for.
+LOOKS = 50
 # A run that ends takes its lock off before its process is gone.
 SECONDS_TO_END = 2
 
@@ -566,10 +568,12 @@ def readers(number):
 
 
 def opened(number, path):
-    """The process of a run that has a tomogram open, or mapped; None without one."""
-    for each in descendants(number):
-        if str(path) in _read(f"/proc/{each}/maps"):
-            return each
+    """The process of a run that has a tomogram open, as it is mapped; None without one."""
+    scaling = readers(number)
+    for _ in range(LOOKS):  # a small one is open for some milliseconds, too few for more at a time
+        for each in scaling:
+            if str(path) in _read(f"/proc/{each}/maps"):
+                return each
     return None
 
 
