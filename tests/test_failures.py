@@ -68,6 +68,14 @@ def test_an_array_that_does_not_fit_is_out_of_memory_and_a_crash_outweighs_what_
     assert explain(failure) == ("error", "it crashed: Fatal Python error: Segmentation fault")
 
 
+def test_a_job_that_the_c_library_ends_for_lack_of_memory_is_out_of_memory(log):
+    log.write_text("INFO 3 of 9\ncannot allocate memory for thread-local data: ABORT\n")
+    kind, said = explain(Failure("merge_labels", "TS_1", str(log)))
+    assert kind == "out of memory"
+    assert said.startswith("out of memory: cannot allocate memory for thread-local data: ABORT; ")
+    assert "raise its limit (ulimit -v" in said
+
+
 def test_what_the_run_knows_of_a_job_is_the_reason_where_its_log_gives_none(log):
     log.write_text("INFO 3 of 9 tiles\n")
     failure = Failure("score_voxels", "TS_1", str(log), said="no space is left")

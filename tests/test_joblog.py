@@ -97,6 +97,40 @@ def test_a_lack_of_memory_is_a_sentence_with_what_is_needed_and_may_be_tried_aga
     assert not names_input_error(tmp_path / "a.log", before=None)
 
 
+def test_a_lack_of_memory_is_told_where_a_library_fails_while_it_cleans_up_after_it(tmp_path):
+    body = """
+        try:
+            raise RuntimeError("can't start new thread")
+        finally:
+            raise {error}
+    """
+    done, _ = run_job(body.format(error="RuntimeError('call iter() first')"), tmp_path / "a.log")
+    assert done.stderr.startswith("out of memory: it held ")
+    # What we say ourselves is the reason, whatever came before it.
+    done, _ = run_job(body.format(error="InputError('a.mrc: too small')"), tmp_path / "a.log")
+    assert done.stderr == "error: a.mrc: too small\n"
+
+
+def test_a_lack_of_memory_is_told_where_none_at_all_is_left(tmp_path):
+    body = """
+        import psutil, resource
+        used = psutil.Process().memory_info().vms
+        resource.setrlimit(resource.RLIMIT_AS, (used, resource.RLIM_INFINITY))
+        held = []
+        for size in (2**20, 2**12, 2**6):
+            try:
+                while True:
+                    held.append(bytearray(size))
+            except MemoryError:
+                pass
+        held.append(bytearray(2**20))
+    """
+    done, text = run_job(body, tmp_path / "a.log")
+    assert done.returncode == 1
+    assert re.fullmatch(r"out of memory: it held \d+ MB .* more than \d+ MB: .*\n", done.stderr)
+    assert text.endswith(done.stderr)
+
+
 def test_a_file_that_cannot_be_mapped_for_lack_of_memory_is_not_called_damaged(tmp_path):
     body = """
         try:

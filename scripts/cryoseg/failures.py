@@ -14,6 +14,7 @@ from cryoseg.folders import (
     some,
     unwritable,
 )
+from cryoseg.host_memory import MORE, REFUSED
 from cryoseg.joblog import STOPPED
 from cryoseg.slurm import JobRecord
 from cryoseg.small_files import files_only
@@ -124,6 +125,9 @@ def explain(failure):
         return kind, f"{kind}{_asked(kind, record)}{_last(lines)}"
     if lines and STOPPED in lines[-1]:
         return "cancelled", f"it was told to end{_last(lines)}; give the same command again"
+    # The C library ends a process that it has no memory for, as where a thread first needs its own.
+    if lines and REFUSED.search(lines[-1]):
+        return "out of memory", f"out of memory: {lines[-1]}; {MORE}"
     if lines is None and record is not None and record.last_line:
         return "error", f"it ended before its step began; Slurm's log ends: {record.last_line}"
     if not lines and (full := disk_is_full(Path(failure.log).parent)):

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from cryoseg.errors import InputError
+from cryoseg.folders import all_behind
 
 # How libraries call it that do not raise MemoryError: Python, HDF5, PyTorch, the dynamic linker.
 REFUSED = re.compile(
@@ -19,6 +20,10 @@ REFUSED = re.compile(
 # What HDF5 says of a chunk that is damaged, or that its codec had no memory for.
 CODEC_FAILED, CODEC_BYTES = "filter returned failure", 2**25
 ASKED = re.compile(r"tried to allocate (\d+) bytes")
+MORE = (
+    "give it a machine or a cluster job with more memory, or raise its limit (ulimit -v, that of "
+    "the container)"
+)
 
 
 def free_host_memory():
@@ -87,6 +92,16 @@ def is_lack_of_memory(error):
     return REFUSED.search(str(error)) is not None
 
 
+def lack_of_memory_behind(error):
+    """What is_lack_of_memory among an exception and those that led to it, or None.
+
+    A library that cleans up after such an exception may fail for what was never made.
+    """
+    if isinstance(error, InputError):  # which knows what led to it
+        return error if is_lack_of_memory(error) else None
+    return next(filter(is_lack_of_memory, all_behind(error)), None)
+
+
 def lack_of_memory(error):
     """A sentence about how much memory is needed, for an exception that is_lack_of_memory."""
     held, asked, free = _held_bytes(), _asked_bytes(error), free_host_memory()
@@ -94,8 +109,7 @@ def lack_of_memory(error):
     needed = f"at least {(held + asked) / 1e6:.0f}" if asked else f"more than {held / 1e6:.0f}"
     return (
         f"out of memory: it held {held / 1e6:.0f} MB and asked for {more}, where "
-        f"{free / 1e6:.0f} MB were free; it needs {needed} MB: give it a machine or a cluster job "
-        "with more memory, or raise its limit (ulimit -v, that of the container)"
+        f"{free / 1e6:.0f} MB were free; it needs {needed} MB: {MORE}"
     )
 
 

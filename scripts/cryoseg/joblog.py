@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cryoseg.errors import InputError, printable
 from cryoseg.folders import folder_gone, is_full_disk, no_space_for_notes, refusal
-from cryoseg.host_memory import is_lack_of_memory, lack_of_memory
+from cryoseg.host_memory import lack_of_memory, lack_of_memory_behind
 from cryoseg.process_identity import identity_from, identity_of
 
 logger = logging.getLogger("cryoseg")
@@ -34,6 +34,8 @@ SECONDS_TO_END = 20
 SHELLS = ("sh", "bash", "dash", "zsh")
 # How logs are written.
 TEXT = {"encoding": "utf-8", "errors": "backslashreplace", "buffering": 1}
+# Kept to tell of a job that ran out of memory; addresses alone, as long as nobody writes there.
+SPARE_BYTES = 2**23
 # What the log of a job says last that was told to end; then, the signal's number.
 STOPPED = "terminated by signal"
 # The variable that tells a process which other one it must not outlive.
@@ -57,7 +59,7 @@ def log_to(path):
     that is killed, no job is to go on beside those of the next run. A block that does not end by
     then is ended after 20 seconds.
     """
-    told = []
+    told, spare = [], bytearray(SPARE_BYTES)
     with (
         _ended_when(told),
         _descriptors_into(path) as log,
@@ -69,7 +71,11 @@ def log_to(path):
             yield
             return
         except Exception as error:
-            reason, details = _reason(error, Path(path).parent)
+            try:
+                reason, details = _reason(error, Path(path).parent)
+            except MemoryError:  # not even enough is left to tell of that
+                spare.clear()
+                reason, details = _reason(error, Path(path).parent)
             with suppress(OSError):  # a disk that is full, of which the reason tells
                 print(details, file=log)
             if is_full_disk(error):  # HDF5 cannot write in the end what it holds; that is said
@@ -84,8 +90,8 @@ def _reason(error, logs):
     logs: the folder of the log
     """
     trace = "".join(traceback.format_exception(error)).rstrip()
-    if is_lack_of_memory(error):
-        reason = lack_of_memory(error)
+    if lacking := lack_of_memory_behind(error):
+        reason = lack_of_memory(lacking)
         return reason, f"{trace}\n{reason}"
     if isinstance(error, InputError):
         reason = "error: " + " ".join(str(error).splitlines())
