@@ -628,6 +628,28 @@ def test_a_training_that_is_killed_at_any_moment_ends_as_if_it_never_was(tmp_pat
     assert read_callback_state(last, "Checkpoints")["finished"]
 
 
+def test_with_reading_processes_too_it_goes_on_with_the_patches_that_are_left(
+    tmp_path, patches, monkeypatch
+):
+    """They read ahead before a trainer knows how far it was."""
+    config = configuration(transforms=ALL_TRANSFORMS, max_epochs=1)
+    undisturbed, cut_short = tmp_path / "undisturbed", tmp_path / "cut short"
+    train(undisturbed, patches, config)
+    step = SegmentationTraining.training_step
+
+    def first_steps(module, batch, batch_idx):
+        if module.global_step == 2:
+            raise MemoryError
+        return step(module, batch, batch_idx)
+
+    monkeypatch.setattr(SegmentationTraining, "training_step", first_steps)
+    with pytest.raises(MemoryError):
+        train(cut_short, patches, config, num_workers=1, checkpoint_minutes=1e-9)
+    monkeypatch.undo()
+    train(cut_short, patches, config, num_workers=1)
+    same_ending(cut_short, undisturbed)
+
+
 def test_killed_while_the_model_is_handed_over_nothing_is_lost(tmp_path, patches):
     config = configuration(max_epochs=1)
     best = train(tmp_path, patches, config)

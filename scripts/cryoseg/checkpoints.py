@@ -462,6 +462,12 @@ class _PlainCopy:
         return plain
 
 
+def steps_done(path):
+    """How many steps a training had done when it left a checkpoint, which must be one of ours."""
+    step = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("global_step")
+    return step if isinstance(step, int) else 0
+
+
 def read_callback_state(path, callback):
     """What a callback of our own left in a checkpoint that we wrote; None if it left nothing.
 

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from cryoseg.augmentation import Transforms
+from cryoseg.checkpoints import steps_done
 from cryoseg.devices import choose_dtype
 from cryoseg.distances import class_labels
 from cryoseg.errors import InputError
@@ -200,9 +201,11 @@ def train(
         enable_model_summary=False,
         default_root_dir=folder,
     )
+    # Reading processes are asked for patches before Lightning reads how far the training was.
+    begun = steps_done(start) if start else 0
     order = EpochOrder(
         len(datasets[0]), learning["batch_size"], config["seed"],
-        trainer.global_rank, trainer.world_size, lambda: trainer.global_step,
+        trainer.global_rank, trainer.world_size, lambda: max(begun, trainer.global_step),
     )  # fmt: skip
     on_gpu = device.type == "cuda"
     how = {"pin": on_gpu, "augmentation": None if on_gpu else module.augmentation}
