@@ -73,7 +73,7 @@ for admission in config["admissions"]:
             "../envs/cryoseg.yaml"
         resources:
             tmpdir=tmpdir,
-            mem_mb=500,
+            mem_mb=lambda wildcards, attempt: attempt * 500,
             runtime=10,
         params:
             settings={"demands": admission["demands"]},

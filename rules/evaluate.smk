@@ -66,7 +66,7 @@ if config["checked"]:
         conda:
             "../envs/cryoseg.yaml"
         resources:
-            mem_mb=500,
+            mem_mb=lambda wildcards, attempt: attempt * 500,
             runtime=10,
         params:
             settings=config["admit"],

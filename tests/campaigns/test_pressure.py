@@ -1,19 +1,32 @@
 """The small form of pressure.py: within less memory tiles shrink and the scores stay the same."""
 
+import json
 import re
 import resource
+from pathlib import Path
 
 import h5py
 import hdf5plugin  # noqa: F401  (the scores' codec)
 import numpy as np
 import psutil
 import pytest
+import yaml
 
 from conftest import REPOSITORY, skip_unless_required
 from cryoseg import host_memory
-from pressure import MOST_STEPS, memory_group, most_steps, prepare, score
+from cryoseg.volumes import write_mrc
+from kill import fill_with_labels
+from pressure import (
+    MOST_STEPS,
+    as_promised,
+    memory_group,
+    most_steps,
+    not_shown,
+    prepare,
+    score,
+)
+from pressure_steps import ELSEWHERE, STEPS, run_step
 from pressure_steps import prepare as prepare_steps
-from pressure_steps import run_step
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +99,35 @@ def test_another_class_is_seen_where_its_margin_is_above_rounding(folder, tmp_pa
         most_steps(tmp_path / "other.h5", folder / "free.h5")
 
 
+SHRUNK, TOO_LITTLE = {"tiles": 4, "differ by": 1}, {"error": "the smallest tile needs 66 MB"}
+KILLED, DIED = {"killed": "out of memory"}, {"died": "MemoryError"}
+
+
+@pytest.mark.parametrize("kind", ["ulimit", "control group"])
+def test_the_campaign_takes_a_kill_for_a_find_where_the_limit_was_there_before_tiles(kind):
+    assert as_promised(kind, "late", KILLED) == (kind == "control group")
+    assert not as_promised(kind, "early", KILLED)
+    for when in ("early", "late"):
+        assert as_promised(kind, when, SHRUNK)
+        assert as_promised(kind, when, TOO_LITTLE)
+        assert not as_promised(kind, when, SHRUNK | {"differ by": MOST_STEPS + 1})
+        assert not as_promised(kind, when, {"error": "it needs more"})
+        assert not as_promised(kind, when, DIED)
+
+
+def test_the_campaign_does_not_end_well_where_no_tile_shrank_or_nothing_was_refused():
+    places = [("ulimit", "early"), ("ulimit", "late"), ("control group", "early")]
+    rows = [(*place, found) for place in places for found in (SHRUNK, TOO_LITTLE)]
+    kinds = ["ulimit", "control group"]
+    assert not not_shown(rows, kinds)
+    assert not not_shown(rows[:4], kinds[:1])
+    whole = [(kind, when, found | {"tiles": 1} if "tiles" in found else found)
+             for kind, when, found in rows]  # fmt: skip
+    assert len(not_shown(whole, kinds)) == 3
+    assert len(not_shown([row for row in rows if row[2] is SHRUNK], kinds)) == 3
+    assert len(not_shown(rows[:4], kinds)) == 2
+
+
 def test_ulimit_counts_as_what_there_is(monkeypatch):
     used = psutil.Process().memory_info().vms
     limits = {resource.RLIMIT_AS: (used + 10**9, -1), resource.RLIMIT_DATA: (-1, -1)}
@@ -106,12 +148,68 @@ def test_a_step_without_enough_memory_says_how_much_it_needs_and_leaves_nothing(
     assert re.search(r"out of memory: it held .* it needs (at least|more than) \d+ MB", said)
 
 
-def test_each_try_of_a_job_that_reads_volumes_books_more_memory_than_the_last():
-    booked = [
-        line
-        for rules in (REPOSITORY / "rules").glob("*.smk")
-        for line in re.findall(r"^ +mem_mb=(.*)$", rules.read_text(), re.MULTILINE)
-    ]
-    fixed = {line for line in booked if not line.startswith("lambda wildcards, attempt: ")}
-    assert fixed == {"500,"}  # of admissions, which read what a check wrote
-    assert len(booked) > 20
+# For each rule with a script: that, and what Snakemake asks for at three tries.
+BOOKED = """
+import json
+from snakemake.iocontainers import Wildcards
+include: {snakefile!r}
+tomogram = Wildcards(fromdict={{"tomogram": "TS_1"}})
+def booked(rule, attempt):
+    return rule.expand_resources(tomogram, None, attempt).get("mem_mb")
+found = [
+    (rule.name, str(rule.script), [booked(rule, attempt) for attempt in (1, 2, 3)])
+    for rule in workflow.rules
+    if rule.script
+]
+with open("booked.json", "w") as file:
+    json.dump(found, file)
+"""
+# They run where snakemake does, which books nothing for itself, and read no volume.
+BOOK_NOTHING = {"estimate_run", "verify_outputs"}
+
+
+def scripts_of_rules():
+    """Names of the scripts that the rules name."""
+    texts = [path.read_text() for path in (REPOSITORY / "rules").glob("*.smk")]
+    return {name for text in texts for name in re.findall(r'"\.\./scripts/(\w+)\.py"', text)}
+
+
+def lab_of_all_rules(folder):
+    """A TrainingLab whose configuration uses every rule that has a script."""
+    lab = fill_with_labels(folder)
+    (lab.folder / "p.star").write_text(
+        "data_particles\nloop_\n_rlnTomoName #1\n_rlnCoordinateX #2\n_rlnCoordinateY #3\n"
+        "_rlnCoordinateZ #4\n_rlnAngleRot #5\n_rlnAngleTilt #6\n_rlnAnglePsi #7\n"
+        "trial_1 20 20 12 0 0 0\n"
+    )
+    write_mrc(lab.folder / "average.mrc", np.ones((5, 5, 5), np.float32), voxel_size=24.0)
+    config = yaml.safe_load((lab.folder / "config/config.yaml").read_text())
+    config["label"]["shapes"] = {
+        "kind": "averages", "tomograms": "made", "positions": "p.star", "averages": "average.mrc",
+        "threshold": 0.5, "output_path": "labels/shapes",
+    }  # fmt: skip
+    config["train"] = {"semantic": "config/train.yaml"}
+    lab.write_config(**config)
+    lab.write_training(labels_folder_for_filtering="labels/both", val_files=None)
+    return lab
+
+
+def test_each_try_of_a_job_books_more_memory_than_the_last(tmp_path):
+    lab = lab_of_all_rules(tmp_path)
+    (tmp_path / "Snakefile").write_text(BOOKED.format(snakefile=str(REPOSITORY / "Snakefile")))
+    # Without a limit of what jobs may book together, to which each one's is cut down.
+    unlimited = ("--resources", "gpu=1", f"mem_mb={10**9}")
+    lab.run("--snakefile", str(tmp_path / "Snakefile"), *unlimited, "--list-rules")
+    seen = set()
+    for rule, script, booked in json.loads((tmp_path / "booked.json").read_text()):
+        seen.add(Path(script).stem)
+        if Path(script).stem not in BOOK_NOTHING:
+            first, second, third = booked
+            assert 0 < first < second < third, rule
+    assert seen == scripts_of_rules()
+
+
+def test_each_step_that_reads_or_makes_volumes_is_put_under_pressure():
+    pressed = {step.split(",")[0] for step in STEPS}
+    assert pressed | set(ELSEWHERE) == scripts_of_rules()
+    assert not pressed & set(ELSEWHERE)
