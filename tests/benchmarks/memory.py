@@ -36,16 +36,20 @@ settings = {"data": {"min": 0, "max": 1, "mean": 0, "std": 1}, "precision": "fp3
 names = "tomogram.mrc", "model.ckpt", "model.json", "scores.h5"
 files = [f"{sys.argv[1]}/{name}" for name in names]
 summary = score_voxels(*files, settings=settings, device="cpu", **how)
-print(json.dumps([peak_memory(torch.device("cpu")), summary.tiles, summary.computed]))
+peak = peak_memory(torch.device("cpu"))
+print(json.dumps([peak, summary.tiles, summary.computed, summary.tile_memory]))
 """
 
 
-def peak_of(shape, channels, memory_gb, sizes=TINY, fill=None, look=None):
-    """Score a sparse tomogram of this shape; returns (peak bytes, tiles, voxels computed).
+def peak_of(shape, channels, memory_gb, sizes=TINY, fill=None, look=None, box=None, **how):
+    """Score a sparse tomogram of this shape.
 
     sizes: of the network
     fill:  is called with the voxels, of which few should be filled
     look:  is called in the end with the folder that holds tomogram.mrc, model.ckpt and scores.h5
+    box:   slices; a mask leaves nothing beside it, None for no mask
+    how:   more for score_voxels
+    Returns (peak bytes, tiles, voxels computed, bytes that a tile might take).
     """
     from networks import random_network
     from test_checkpoints import checkpoint_of
@@ -56,11 +60,15 @@ def peak_of(shape, channels, memory_gb, sizes=TINY, fill=None, look=None):
             mrc.data[shape[0] // 2, ::50, ::50] = 1
             if fill:
                 fill(mrc.data)
+        if box:
+            with mrcfile.new_mmap(folder / "mask.mrc", shape, mrc_mode=0) as mrc:
+                mrc.data[box] = 1
+            how["mask"] = str(folder / "mask.mrc")
         checkpoint_of(random_network(out_channels=channels, **sizes), folder / "model.ckpt")
         (folder / "model.json").write_text(json.dumps({"sha256": "of no importance here"}))
-        how = json.dumps({"memory_gb": memory_gb})
+        how["memory_gb"] = memory_gb
         run = subprocess.run(
-            [sys.executable, "-c", ONE_CASE, str(folder), how],
+            [sys.executable, "-c", ONE_CASE, str(folder), json.dumps(how)],
             env={"PYTHONPATH": ":".join(PATHS)}, stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
         if look:
@@ -78,7 +86,7 @@ def main():
     for channels in (2, 100):
         for shape in QUICK_SHAPES if options.quick else SHAPES:
             started = time.perf_counter()
-            peak, tiles, computed = peak_of(shape, channels, options.memory_gb)
+            peak, tiles, computed, _ = peak_of(shape, channels, options.memory_gb)
             seconds = time.perf_counter() - started
             name = "x".join(map(str, shape))
             share = computed / np.prod(shape)
