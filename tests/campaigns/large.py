@@ -54,7 +54,7 @@ MOST_BEYOND_IMPORTS = {
     "scale_tomogram": 0.6, "check_tomogram": 0.6, "admit_tomogram": 0.6, "inspect_model": 1.5,
     "score_voxels": 1.5, "label_voxels": 0.6,
 }  # fmt: skip
-MOST_OF_A_PROCESSOR, MOST_BESIDE = 0.6, 1.0
+MOST_OF_A_PROCESSOR, MOST_BESIDE = 0.4, 1.0
 
 
 def processor_seconds():
