@@ -30,6 +30,7 @@ from cryoseg.training import SegmentationTraining
 from cryoseg.training_records import AT_BEGINNING, BY_EPOCH
 from cryoseg.training_run import transforms_of
 from kill import WritesInPlace
+from test_checkpoints import NO_MODEL, Runs, hostile, runs_in_other_loaders
 from train_model import train_model, write_settings
 from training_jobs import (
     ALL_TRANSFORMS,
@@ -253,6 +254,33 @@ def test_a_hostile_pretrained_model_is_refused_at_once(name, value, says, traine
         starting_network(configuration(), path)
     assert time.process_time() - started < 5
     assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(("kind", "says"), NO_MODEL.items(), ids=NO_MODEL)
+def test_code_in_the_place_of_a_pretrained_model_is_refused_with_the_reason_and_does_not_run(
+    kind, says, patches, tmp_path
+):
+    canary = tmp_path / "canary"
+    path = hostile(kind, tmp_path / f"{kind}.ckpt", canary)
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: {says}"):
+        train(tmp_path, patches, pretrained=path)
+    assert not canary.exists()
+    assert not (tmp_path / "log" / "settings.yaml").exists()
+    assert runs_in_other_loaders(path, canary)
+
+
+def test_code_beside_what_a_training_takes_of_a_pretrained_model_does_not_run(trained, tmp_path):
+    canary = tmp_path / "canary"
+    best = trained / "log" / "model" / "model_best.ckpt"
+    content = torch.load(best, weights_only=True) | {"callbacks": {"x": Runs(canary)}}
+    content["hyper_parameters"]["backbone_config"]["notes"] = [Runs(canary)]
+    path = tmp_path / "model.ckpt"
+    torch.save(content, path)
+    _, backbone = starting_network(configuration(), path)
+    assert backbone["notes"] == [None]
+    write_settings(tmp_path, configuration(), backbone, path, [])
+    assert not canary.exists()
+    assert runs_in_other_loaders(path, canary)
 
 
 def test_weights_of_a_pretrained_model_must_be_real_numbers(trained, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY
+from test_checkpoints import NO_MODEL, hostile
 from test_workflow import ODD, RAW, Lab, stage_file, steps
 
 SHAPE = (20, 24, 28)
@@ -168,6 +169,18 @@ def test_all_mistakes_of_a_training_are_listed_without_a_traceback(empty):
     assert "train_files: TS_2.mrc is not among the files that scale.raw writes" in shown
     assert "set out_channels to 8, or use relabel: true" in shown
     assert "trained_model is missing" in shown
+
+
+def test_a_pretrained_model_that_would_run_code_stops_its_training_and_runs_nothing(lab):
+    canary = lab.folder / "canary"
+    hostile("state_dict", lab.folder / "pretrained.ckpt", canary)
+    entry = training(pretrained_model="pretrained.ckpt")
+    del entry["parameters"]["backbone"]
+    lab.write_yaml("config/train.yaml", entry)
+    _, summary = lab.run("train", fails=True).split("1 job failed:")
+    reason = f"semantic_train_model: pretrained.ckpt: {NO_MODEL['state_dict']}"
+    assert summary.strip().startswith(reason)
+    assert not canary.exists()
 
 
 def test_a_training_asks_for_its_gpus_and_nodes(empty):

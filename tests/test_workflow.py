@@ -23,7 +23,7 @@ from conftest import REPOSITORY
 from cryoseg.provenance import read_record, record_path
 from cryoseg.run_owners import one_at_a_time
 from cryoseg.shared_folders import NOTES
-from test_checkpoints import hostile
+from test_checkpoints import NO_MODEL, hostile
 from tracebacks import printed, tracebacks
 
 SHAPE = (24, 32, 40)
@@ -512,7 +512,8 @@ def test_a_model_that_would_run_code_stops_its_stage_and_runs_nothing(empty):
     hostile("state_dict", empty.folder / "semantic.ckpt", canary)
     shown = empty.run(fails=True)
     _, summary = shown.split("1 job failed:")
-    assert summary.strip().startswith("semantic_inspect_model: semantic.ckpt: ")
+    reason = f"semantic_inspect_model: semantic.ckpt: {NO_MODEL['state_dict']}"
+    assert summary.strip().startswith(reason)
     assert not canary.exists()
     assert empty.labels("lamella", "TS_1").shape == SHAPE
 
