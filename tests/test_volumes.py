@@ -577,3 +577,11 @@ def test_what_a_killed_process_left_on_the_disk_of_the_node_goes(tmp_path, monke
     with written_aside(tmp_path / "a.mrc") as aside:
         aside.write_text("")
     assert [path.name for path in scratch.iterdir()] == [other.name]
+
+
+@pytest.mark.parametrize("name", ["a|b.mrc", "1-2.mrc", "$(a) b\n.mrc", "é|" * 60])
+def test_what_is_written_aside_may_be_called_as_it_likes(name, tmp_path):
+    with written_aside(tmp_path / name) as aside:
+        aside.write_bytes(b"whole")
+    assert (tmp_path / name).read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == [name]

@@ -470,7 +470,7 @@ def _aside_name(name, number=None):
 
 def _remove_orphans(folder, name):
     """Remove what processes of this machine that were killed left of an earlier try."""
-    begin, end = _aside_name(name, "|").split("|")
+    begin, end = _aside_name(name, "/").split("/")  # which is in no name
     if not folder.is_dir():
         return
     for entry in os.scandir(folder):
