@@ -3,9 +3,10 @@
     python tests/campaigns/fuzzing.py [--examples 2000] [--seed 0] [--only mrc,yaml]
 
 Each target is a kind of file: how it is made (a hypothesis strategy of bytes) and what reads it.
-An InputError that names the file in one sentence is an answer; any other exception, more than ten
-seconds of a processor or sixty of a clock, or a file outside the target's folder is a find. Prints
-how many inputs were tried.
+An InputError that names the file in one sentence is an answer; any other exception, no answer
+within ten seconds, something that is run, or a file outside the target's folder is a find. Seconds
+are those of a clock, less those for which the reader could have gone on and others had the
+processors. Prints how many inputs were tried.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import shutil
 import signal
 import struct
 import sys
+import sysconfig
 import tempfile
 import time
 import traceback
@@ -56,7 +58,10 @@ from cryoseg.volumes import Volume, open_label_volume, open_mask, open_volume  #
 from scale_tomogram import scale_tomogram  # noqa: E402
 from tracebacks import tracebacks  # noqa: E402
 
-SECONDS, SECONDS_OF_CLOCK = 10, 60
+SECONDS = 10
+# Where the kernel does not tell how long a process waited for a processor, so many seconds of a
+# clock count as one: a busy machine may leave a process none for a while.
+ON_A_BUSY_MACHINE = 6
 # Characters of a message; a value that is quoted in it must not fill a terminal.
 LONGEST_MESSAGE = 2000
 # Of addresses, which no text of a megabyte takes more of.
@@ -65,11 +70,12 @@ SHAPE = (4, 5, 6)
 # What a shell, Snakemake, a table or a path would take for more than a name.
 ODD_NAMES = (
     "TS 1", " TS", "TS ", "-n", "--forceall", "-rf *", "a'b", 'a"b', "a\nb", "a\tb", "é", "試料",
-    "e\u0301", "\u202egnp", "🧊", "x" * 200, "[1]", "{1}", "{tomogram}", "{", "}}", "<tomogram>",
-    "$(touch pwned)", "`touch pwned`", "; touch pwned", "a;b", "a&b", "a|b", "a>b", "#1", "a#b",
-    "50%", "%s", "%(name)s", "a,b", "~", "~root", "a~", "!1", "a:b", "a=b", "a\\b", "\\n", "*", "?",
-    "..a", "...", "a.mrc", "True", "null", "1e5", "0x10", "&a", "@a", "a_preds", "scores", "\r",
-    "\x01", "\x7f", "a\u2028b", "a\x85b", "CON", "provenance", "model", "{}", "${HOME}", "%j", "\\",
+    "e\u0301", "\u202egnp", "🧊", "x" * 200, "[1]", "{1}", "{tomogram}", "{", "}}",
+    "<tomogram>", "$(touch pwned)", "`touch pwned`", "; touch pwned", "a;b", "a&b", "a|b", "a>b",
+    "#1", "a#b", "50%", "%s", "%(name)s", "a,b", "~", "~root", "a~", "!1", "a:b", "a=b", "a\\b",
+    "\\n", "*", "?", "..a", "...", "a.mrc", "True", "null", "1e5", "0x10", "&a", "@a", "a_preds",
+    "scores", "\r", "\x01", "\x7f", "a\u2028b", "a\x85b", "CON", "provenance", "model", "{}",
+    "${HOME}", "%j", "\\",
 )  # fmt: skip
 
 
@@ -98,38 +104,87 @@ class Target:
     least: float = 0.0
 
 
-@contextmanager
-def at_most(seconds, of_clock=SECONDS_OF_CLOCK):
-    """Raise Hangs within the block after so many seconds of a processor, or more of a clock.
+def queued(process="self"):
+    """Seconds for which a process could have run so far, and others had the processors.
 
-    Of a processor, as a busy machine may leave this process none for a while; of a clock, as what
-    waits for a pipe or a lock takes no processor.
+    Of its first thread, which is the one that reads; None where the kernel does not tell. What a
+    hypervisor gives to other machines counts as run, and what waits for a disk does not wait here.
+    """
+    try:
+        ran, waited, _ = Path(f"/proc/{process}/schedstat").read_text().split()
+    except FileNotFoundError:
+        return None
+    return int(waited) / 1e9 if int(ran) else None  # zeros where it does not count
+
+
+class Spent:
+    """Seconds since it was made, less those for which whoever reads waited for a processor.
+
+    waited: says how many these were, as queued does. Where nobody knows, seconds of a processor,
+            or a sixth of those of a clock if that is more.
     """
 
-    def give_up(number, frame):
-        raise Hangs(f"no answer after {seconds} s of a processor or {of_clock} s of a clock")
+    def __init__(self, waited=queued):
+        self._waited, self._began = waited, self._now(waited)
 
-    limits = (
-        (signal.SIGPROF, signal.ITIMER_PROF, seconds),
-        (signal.SIGALRM, signal.ITIMER_REAL, of_clock),
-    )
-    before = {number: signal.signal(number, give_up) for number, _, _ in limits}
-    for _, timer, limit in limits:
-        signal.setitimer(timer, limit)
+    @staticmethod
+    def _now(waited):
+        return time.monotonic(), time.process_time(), waited()
+
+    @property
+    def seconds(self):
+        begun, now = self._began, self._now(self._waited)
+        clock, processor = now[0] - begun[0], now[1] - begun[1]
+        if None in (begun[2], now[2]):
+            return max(processor, clock / ON_A_BUSY_MACHINE)
+        return clock - (now[2] - begun[2])
+
+
+@contextmanager
+def at_most(seconds, waited=queued):
+    """Raise Hangs once the block has taken so many seconds, as Spent counts them.
+
+    And at its end, where that was caught within it, or a library did not come back before.
+    """
+    spent = Spent(waited)
+
+    def look(number, frame):
+        left = seconds - spent.seconds
+        if left <= 0:
+            raise Hangs(f"no answer after {seconds} s")
+        signal.setitimer(signal.ITIMER_REAL, left + 0.01)
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        for number, timer, _ in limits:
-            signal.setitimer(timer, 0)
-            signal.signal(number, before[number])
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if spent.seconds > seconds:
+            raise Hangs(f"it took {spent.seconds:.1f} s")
 
 
 # What the interpreter tells of before it does it, and no reading of a file asks for.
-RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen",
-        "pty.spawn", "socket.connect", "code.__new__")  # fmt: skip
+RUNS = (
+    "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile",
+    "pty.spawn", "subprocess.Popen", "webbrowser.open", "os.kill", "os.killpg",
+    "signal.pthread_kill", "socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg",
+    "socket.getaddrinfo", "socket.gethostbyname", "sqlite3.load_extension", "sys.addaudithook",
+    "code.__new__",
+)  # fmt: skip
+# What a module does as well while it is imported: code made of a text, foreign functions.
+RUNS_IN_IMPORTS = ("exec", "function.__new__", "ctypes.dlopen", "ctypes.dlsym",
+                   "ctypes.call_function")  # fmt: skip
+# Where modules may come from.
+INSTALLED = tuple(
+    os.path.realpath(path) + os.sep
+    for path in {*sys.path, *sysconfig.get_paths().values()}
+    if path and os.path.isdir(path)
+)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 # What changes the file that a link leads to; the first argument is the path.
-THROUGH_LINKS = ("os.chmod", "os.truncate", "os.utime")
+THROUGH_LINKS = ("os.chmod", "os.chown", "os.truncate", "os.utime", "os.setxattr", "os.removexattr")
 # What changes folders and files without opening them: which of its arguments are the path, and the
 # descriptor of the folder that this is relative to.
 CHANGES = {
@@ -138,24 +193,61 @@ CHANGES = {
 }  # fmt: skip
 
 
+def is_import(event, arguments):
+    """Whether what is told of happens as an installed module is imported."""
+    if event == "exec":
+        name = getattr(arguments[0], "co_filename", "<string>")
+        if not name.startswith(("<", *INSTALLED)):
+            return False
+    frame = sys._getframe()
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def others_started():
+    """What changes when this process starts another: those there are, and what ended ones used.
+
+    So those are seen too that a library starts, of which the interpreter knows nothing.
+    """
+    there = Path(f"/proc/self/task/{os.getpid()}/children")
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return there.read_text() if there.exists() else "", ended.ru_minflt
+
+
 class Deeds:
-    """What is run, or written outside a folder, between begin and end; the system's word for it."""
+    """What is run, or written outside a folder, between begin and end; the system's word for it.
+
+    The interpreter tells of its own deeds, not of those of libraries in C; of these, processes that
+    they start are seen, and by others what they leave in the working folder.
+    """
 
     def __init__(self):
-        self.folder, self.found = None, []
+        self.folder, self.found, self._others = None, [], None
         sys.addaudithook(self._hear)  # for as long as the interpreter lives
 
     def begin(self, folder):
-        self.folder, self.found = os.path.realpath(folder), []
+        self.found, self._others = [], others_started()
+        self.folder = os.path.realpath(folder)
 
     def end(self):
         self.folder = None
+        if self._others != others_started() and not self.found:
+            self.found.append("another process is started")
         return self.found
+
+    @contextmanager
+    def unheard(self):
+        """For what the campaign itself does."""
+        folder, self.folder = self.folder, None
+        yield
+        self._others, self.folder = others_started(), folder
 
     def _hear(self, event, arguments):
         if self.folder is None:
             return
-        if event in RUNS:
+        asked_for = event in RUNS_IN_IMPORTS and not is_import(event, arguments)
+        if event in RUNS or asked_for:
             self.found.append(f"{event}{arguments!r:.200}")
         opened = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES
         if opened or event in THROUGH_LINKS:
@@ -182,7 +274,7 @@ def answered(read, path, names=names_it):
     """Whether a file can be read; what is wrong with it must be said with its name, in short."""
     DEEDS.begin(path.parent)
     try:
-        with at_most(SECONDS):
+        with at_most(SECONDS, getattr(read, "queued", queued)):
             read(path)
         said = None
     except InputError as error:
@@ -1257,19 +1349,24 @@ class CrashError(Exception):
 class Apart:
     """Reads files in another process, so that a crash is seen; a new one follows each crash.
 
+    Whoever waits for it looks at the time, and ends it.
+
     seconds: of a processor that it took for all files so far
     """
 
     def __init__(self, read):
         self.read, self._process, self.seconds = read, None, 0.0
 
+    def queued(self):
+        """As the function of that name, of both processes."""
+        both = ["self"] if self._process is None else ["self", self._process.pid]
+        waited = [queued(each) for each in both]
+        return None if None in waited else sum(waited)
+
     def __call__(self, path):
         if self._process is None:
-            context = multiprocessing.get_context("fork")
-            self._pipe, other = context.Pipe()
-            self._process = context.Process(target=self._answer, args=(other,), daemon=True)
-            self._process.start()
-            other.close()
+            with DEEDS.unheard():
+                self._begin()
         try:
             self._pipe.send((path, os.getcwd()))
             outcome, said, done, seconds = self._pipe.recv()
@@ -1286,6 +1383,13 @@ class Apart:
             raise InputError(said)
         assert outcome == "read", said
 
+    def _begin(self):
+        context = multiprocessing.get_context("fork")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=self._answer, args=(other,), daemon=True)
+        self._process.start()
+        other.close()
+
     def _answer(self, pipe):
         """What the other process does: read what it is told to, tell how that ended and its deeds.
 
@@ -1296,8 +1400,7 @@ class Apart:
             os.chdir(here)
             DEEDS.begin(path.parent)
             try:
-                with at_most(SECONDS, 2 * SECONDS_OF_CLOCK):  # the one that waits gives up first
-                    self.read(path)
+                self.read(path)
                 outcome, said = "read", ""
             except InputError as error:
                 outcome, said = "refused", str(error)
@@ -1347,7 +1450,7 @@ def trial(target, folder, counts, **options):
     """A hypothesis test that makes one input of a target in a folder and reads it.
 
     counts:  {read, refused, slowest, longest}, counted further by it: the latter two are seconds of
-             a processor and of a clock
+             a processor, and as Spent counts them
     options: of hypothesis.settings
     """
     settings = hypothesis.settings(
@@ -1367,11 +1470,12 @@ def trial(target, folder, counts, **options):
         with tempfile.TemporaryDirectory(dir=folder) as own:
             path = Path(own) / f"input{target.ending}"
             path.write_bytes(content)
-            started, begun = processor_seconds(target), time.monotonic()
+            started = processor_seconds(target)
+            spent = Spent(getattr(target.read, "queued", queued))
             outcome = "read" if answered(target.read, path, target.names) else "refused"
             counts[outcome] += 1
             counts["slowest"] = max(counts["slowest"], processor_seconds(target) - started)
-            counts["longest"] = max(counts["longest"], time.monotonic() - begun)
+            counts["longest"] = max(counts["longest"], spent.seconds)
         left = [*os.listdir(folder), *os.listdir()]
         assert left in ([], [HERE]), f"written outside: {left}"
 
@@ -1401,6 +1505,7 @@ def campaign(target, examples, seed, folder):
         hypothesis.seed(seed)(trial(target, folder, counts, max_examples=examples))()
     if counts["read"] < target.least * sum(counts[each] for each in ("read", "refused")):
         raise TooFewError(f"too few of the inputs can be read: {counts}")
+    assert counts["longest"] <= SECONDS, counts
     return counts
 
 
@@ -1412,16 +1517,17 @@ def main():
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     np.seterr(all="ignore")
-    print(f"{'kind':16}    tried     read  refused  slowest s (processor, clock)", flush=True)
-    total = 0
+    print(f"{'kind':16}    tried     read  refused  processor s longest s", flush=True)
+    total, longest = 0, 0.0
     for name in options.only.split(","):
         with tempfile.TemporaryDirectory() as folder:
             counts = campaign(TARGETS[name], options.examples, options.seed, folder)
         tried = counts["read"] + counts["refused"]
-        total += tried
+        total, longest = total + tried, max(longest, counts["longest"])
         print(f"{name:16} {tried:8} {counts['read']:8} {counts['refused']:8}", end="  ")
         print(f"{counts['slowest']:9.2f} {counts['longest']:9.2f}", flush=True)
-    print(f"{total} inputs, each read or refused with the reason (seed {options.seed})")
+    print(f"{total} inputs, each read or refused with the reason (seed {options.seed}),", end=" ")
+    print(f"none after more than {longest:.2f} s, where {SECONDS} are a hang")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,24 @@
 """The small form of fuzzing.py and names.py: some hundreds of inputs, and one plan of odd names."""
 
 import csv
+import ctypes
+import importlib
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import h5py
 import pytest
 from hypothesis import strategies as st
 from snakemake.common.configfile import load_configfile
 
+import fuzzing
 from conftest import REPOSITORY
 from cryoseg.errors import InputError
 from cryoseg.folders import files_and_others
@@ -23,6 +30,7 @@ from fuzzing import (
     TARGETS,
     Apart,
     Hangs,
+    Spent,
     Target,
     TooFewError,
     answered,
@@ -30,6 +38,7 @@ from fuzzing import (
     campaign,
     check_inside,
     names_a_configuration,
+    queued,
     read_as_snakemake,
     read_configurations,
 )
@@ -97,6 +106,29 @@ def test_a_campaign_finds_what_it_looks_for(tmp_path):
     def runs(path):
         os.system("true")
 
+    def forks(path):
+        if not os.fork():
+            os._exit(0)
+
+    def spawns(path):
+        os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+
+    def runs_text(path):
+        exec("1 + 1")
+
+    def loads_a_library(path):
+        ctypes.CDLL(None)
+
+    libc = ctypes.CDLL(None)
+
+    def runs_in_c(path):
+        libc.system(b"true")
+
+    def imports(path):
+        (path.parent / "odd_module.py").write_text("1 + 1")
+        with patch.object(sys, "path", [str(path.parent), *sys.path]):
+            importlib.import_module("odd_module")
+
     def writes(path):
         (path.parent.parent / "elsewhere").write_text("")
 
@@ -118,7 +150,8 @@ def test_a_campaign_finds_what_it_looks_for(tmp_path):
 
     (tmp_path / "own").mkdir()
     elsewhere = (writes, makes, renames, links, removes, writes_through_a_link)
-    for read in (runs, *elsewhere, Apart(runs), Apart(writes)):
+    running = (runs, forks, spawns, runs_text, loads_a_library, runs_in_c, imports)
+    for read in (*running, *elsewhere, Apart(runs), Apart(runs_in_c), Apart(writes)):
         with pytest.raises(AssertionError, match="reading it does more"):
             answered(read, tmp_path / "own" / "file")
     for read, found in (
@@ -149,10 +182,60 @@ def test_a_campaign_notices_what_waits_and_what_fills_a_terminal(tmp_path):
         raise InputError(f"{path}: {10_000 * 'x'}")
 
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(Hangs), at_most(10, of_clock=0.5):
+    with pytest.raises(Hangs), at_most(0.5):
         (tmp_path / "pipe").read_bytes()
     with pytest.raises(AssertionError, match="a message of"):
         answered(says_much, tmp_path / "file")
+
+
+def test_a_campaign_notices_what_sleeps_or_works_too_long_even_where_that_is_caught():
+    def caught():
+        with suppress(BaseException):
+            time.sleep(5)
+
+    for waste in (lambda: time.sleep(5), caught, lambda: [None for _ in iter(int, 1)]):
+        started = time.monotonic()
+        with pytest.raises(Hangs), at_most(0.3):
+            waste()
+        assert time.monotonic() - started < 5
+
+
+def test_a_campaign_notices_what_sleeps_in_a_process_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(fuzzing, "SECONDS", 0.5)
+    with pytest.raises(Hangs):
+        answered(Apart(lambda path: time.sleep(20)), tmp_path / "file")
+
+
+@pytest.mark.skipif(queued() is None, reason="the kernel does not tell how long a process waited")
+def test_waiting_for_a_processor_is_no_hang(tmp_path):
+    def works(path=None):
+        began = time.thread_time()
+        while time.thread_time() < began + 0.3:
+            pass
+
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})  # which the others inherit
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(6)]
+    apart = Apart(works)
+    try:
+        for read in (works, apart):
+            clock, spent = time.monotonic(), Spent(getattr(read, "queued", queued))
+            read(tmp_path / "file")
+            assert time.monotonic() - clock > 3 * spent.seconds > 0.8
+    finally:
+        apart._process.kill()
+        for each in busy:
+            each.kill()
+            each.wait()
+        os.sched_setaffinity(0, before)
+
+
+def test_where_the_kernel_tells_of_no_waiting_the_processor_and_much_of_a_clock_count():
+    with pytest.raises(Hangs), at_most(0.2, waited=lambda: None):
+        time.sleep(20)
+    spent = Spent(lambda: None)
+    time.sleep(0.3)
+    assert 0.05 <= spent.seconds < 0.3
 
 
 def test_a_campaign_notices_what_is_written_elsewhere(tmp_path):
