@@ -58,6 +58,14 @@ def test_the_particles_of_a_file_with_optics_groups_are_found(tmp_path):
     assert read_positions(path).points.tolist() == [[3, 2, 1]]
 
 
+@pytest.mark.parametrize("name", ["NA", "null", "nan", "None", "#NA"])
+def test_a_tomogram_or_class_of_a_table_may_be_called_like_nothing(name, tmp_path):
+    rows = [(name, name, 1, 2, 3)]
+    positions = read_positions(csv(tmp_path / "p.csv", ("tomo", "semantic_class", *"zyx"), rows))
+    assert len(positions_in(positions, name)) == 1
+    assert positions.classes == [name]
+
+
 def test_csv_columns_are_read_in_either_naming(tmp_path):
     ours = csv(
         tmp_path / "a.csv",

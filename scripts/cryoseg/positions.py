@@ -29,6 +29,8 @@ STAR_TOMOGRAMS = ("rlnTomoName", "rlnMicrographName")
 STAR_CLASS = "rlnClassNumber"
 CSV_COORDINATES = (("centroid-0", "centroid-1", "centroid-2"), ("z", "y", "x"))
 CSV_TOMOGRAM, CSV_CLASS = "tomo", "semantic_class"
+# What stands in the place of a coordinate that nobody knows.
+NO_NUMBER = ("", "nan", "NaN", "NA", "N/A", "n/a", "null", "NULL", "None", "<NA>")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 # What the names of tomograms in these files may end in. Only these are taken off: in
 # TS_01_10.00Apx the part behind the point belongs to the name.
@@ -177,7 +179,12 @@ def _csv_table(path, separator):
     import pandas
 
     text = {CSV_TOMOGRAM: str, CSV_CLASS: str}
-    read = partial(pandas.read_csv, path, sep=separator, skipinitialspace=True)
+    # Tomograms and classes may be called NA and null; only a coordinate is missing then.
+    missing = {name: NO_NUMBER for names in CSV_COORDINATES for name in names}
+    read = partial(
+        pandas.read_csv, path, sep=separator, skipinitialspace=True, na_values=missing,
+        keep_default_na=False,
+    )  # fmt: skip
     try:
         # As they stand there: in a table, pandas gives those that are called alike other names.
         heading = list(read(header=None, nrows=1, dtype=str).iloc[0])
