@@ -13,7 +13,7 @@ from cryoseg.errors import InputError
 
 # Snakemake takes these for a variable or a wildcard where they stand in a path.
 VARIABLE = re.compile(r"<[a-z][a-z0-9_]*>")
-WILDCARD = re.compile(r"\{\s*\w+\s*(,.*)?\}", re.DOTALL)
+WILDCARD = re.compile(r"\{\s*[.\w]+\s*(,.*)?\}", re.DOTALL)
 # A file name has 255 bytes at most. Outputs are called NAME_distances.h5.json and the like, and
 # while they are written, the host and the process stand before that.
 LONGEST_NAME = 200

@@ -70,7 +70,7 @@ SHAPE = (4, 5, 6)
 # What a shell, Snakemake, a table or a path would take for more than a name.
 ODD_NAMES = (
     "TS 1", " TS", "TS ", "-n", "--forceall", "-rf *", "a'b", 'a"b', "a\nb", "a\tb", "é", "試料",
-    "e\u0301", "\u202egnp", "🧊", "x" * 200, "[1]", "{1}", "{tomogram}", "{", "}}",
+    "e\u0301", "\u202egnp", "🧊", "x" * 200, "[1]", "{1}", "{tomogram}", "{1.5}", "{", "}}",
     "<tomogram>", "$(touch pwned)", "`touch pwned`", "; touch pwned", "a;b", "a&b", "a|b", "a>b",
     "#1", "a#b", "50%", "%s", "%(name)s", "a,b", "~", "~root", "a~", "!1", "a:b", "a=b", "a\\b",
     "\\n", "*", "?", "..a", "...", "a.mrc", "True", "null", "1e5", "0x10", "&a", "@a", "a_preds",

@@ -17,11 +17,12 @@ import h5py
 import pytest
 from hypothesis import strategies as st
 from snakemake.common.configfile import load_configfile
+from snakemake.io import contains_wildcard
 
 import fuzzing
 from conftest import REPOSITORY
 from cryoseg.errors import InputError
-from cryoseg.folders import files_and_others
+from cryoseg.folders import WILDCARD, files_and_others
 from cryoseg.job_resources import header_shape
 from cryoseg.volumes import open_volume
 from fuzzing import (
@@ -42,7 +43,8 @@ from fuzzing import (
     read_as_snakemake,
     read_configurations,
 )
-from names import hostile_lab, outside
+from generated_names import generated, is_text
+from names import hostile_lab, outside, try_positions, try_tomograms
 from test_workflow import ODD, RAW, Lab, stage_file
 
 SEED = (
@@ -256,6 +258,17 @@ def test_tomograms_with_hostile_names_are_planned_and_scaled_and_nothing_runs_in
     assert not outside(lab)
 
 
+def test_generated_names_are_refused_by_name_or_planned_and_scaled(tmp_path):
+    names = generated(30, SEED)
+    left = try_tomograms(tmp_path, names, most=3)
+    assert 10 <= len(left) <= 28
+
+
+def test_generated_names_are_found_in_files_of_positions_or_refused(tmp_path):
+    found, sought = try_positions(tmp_path, [*generated(100, SEED, is_text), "NA", "null"])
+    assert 0.4 < found / sought < 1
+
+
 def test_hostile_names_of_folders_models_and_positions_run_nothing(tmp_path):
     lab = Lab(tmp_path / "lab $(touch pwned)")
     scaled, labels, predicted = "scaled 'a' $(touch pwned)", "; touch pwned #", "[1] `touch pwned`"
@@ -301,6 +314,12 @@ def test_names_that_cannot_be_are_refused_before_any_job(name, says, tmp_path):
     (lab.folder / RAW / f"{name}.mrc").write_bytes((lab.folder / RAW / "TS_1.mrc").read_bytes())
     shown = lab.run("-n", fails=True)
     assert says in shown
+
+
+def test_what_snakemake_takes_for_a_wildcard_is_known_in_any_name():
+    wild = [name for name in [*ODD_NAMES, *generated(500, SEED)] if contains_wildcard(name)]
+    assert {"{tomogram}", "{1.5}"} < set(wild)
+    assert all(WILDCARD.search(name) for name in wild)
 
 
 def test_the_names_hold_what_shells_and_snakemake_would_read():
