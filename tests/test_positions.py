@@ -63,7 +63,7 @@ def test_a_tomogram_or_class_of_a_table_may_be_called_like_nothing(name, tmp_pat
     rows = [(name, name, 1, 2, 3)]
     positions = read_positions(csv(tmp_path / "p.csv", ("tomo", "semantic_class", *"zyx"), rows))
     assert len(positions_in(positions, name)) == 1
-    assert positions.classes == [name]
+    assert list(positions.classes) == [name]
 
 
 def test_csv_columns_are_read_in_either_naming(tmp_path):

@@ -428,13 +428,13 @@ def cell(draw, column, wild):
         return draw(ODD_CELLS)
     if column in ("tomo", "rlnTomoName", "rlnMicrographName"):
         return draw(st.sampled_from(("TS_1", "TS_1.mrc", "TS_10", "a/TS_1.tomostar", "08")))
-    return str(draw(st.one_of(st.integers(0, 19), st.floats(-20, 40, width=16))))
+    return str(draw(st.one_of(st.integers(0, 19), st.floats(-5, 25, width=16))))
 
 
 @st.composite
 def table_of(draw, known, needed, separator, begin):
     """A table of positions with known and unknown columns, doubled ones and ragged rows."""
-    wild = draw(st.booleans())
+    wild = draw(st.integers(0, 3)) == 3
     columns = [*needed, *draw(st.lists(st.sampled_from(known), max_size=5, unique=True))]
     if wild:
         columns += draw(st.lists(st.one_of(st.text(max_size=6), LONG_TEXTS), max_size=2))
@@ -457,15 +457,15 @@ CSV_TABLES = table_of(COLUMNS, COLUMNS[:4], ",", ",".join)
 
 
 def mostly(tables):
-    """Tables, half of them as they are, others damaged, or bytes that are none."""
-    kinds = st.sampled_from((tables, tables, damaged(tables), st.binary(max_size=200)))
+    """Tables, most of them as they are, others damaged, or bytes that are none."""
+    kinds = st.sampled_from((*(tables,) * 4, damaged(tables), st.binary(max_size=200)))
     return kinds.flatmap(lambda kind: kind)
 
 
 def read_places(path):
     """Read positions and find those of a tomogram."""
     volume = Volume(np.zeros((20, 20, 20)), (10.0,) * 3, (0.0,) * 3, (0,) * 3, Path("TS_1.mrc"))
-    labels = ({"1": 1, "2": 2}, None, 1)[path.stat().st_size % 3]
+    labels = ({"1": 1, "2": 2}, None, None, 1, 1)[path.stat().st_size % 5]
     settings = {"labels_of_files": None, "labels": labels, "coordinate_voxel_size": None}
     settings |= {"name_suffix": "", "per_tomogram": labels == 1, "allow_empty": True}
     found = particles_in(volume, "TS_1", [path], settings)
@@ -731,7 +731,8 @@ def names_a_configuration(path, said):
     content = yaml.safe_load((path.parent / "config.yaml").read_bytes())
     entries = [content.get(section) for section in ("train", "predict")]
     stages = [str(file) for each in entries if isinstance(each, dict) for file in each.values()]
-    begins = tuple(f"  {printable(file)}" for file in ("config.yaml", *stages))
+    files = ["config.yaml", *map(os.path.expanduser, stages)]  # ~ is replaced as it is read
+    begins = tuple(f"  {printable(file)}" for file in files)
     assert "in the configuration" in heading, heading
     return mistakes and all(mistake.startswith(begins) for mistake in mistakes)
 
@@ -1356,12 +1357,13 @@ class Apart:
 
     def __init__(self, read):
         self.read, self._process, self.seconds = read, None, 0.0
+        self._before = 0.0  # what the processes waited that have ended
 
     def queued(self):
         """As the function of that name, of both processes."""
         both = ["self"] if self._process is None else ["self", self._process.pid]
         waited = [queued(each) for each in both]
-        return None if None in waited else sum(waited)
+        return None if None in waited else sum(waited) + self._before
 
     def __call__(self, path):
         if self._process is None:
@@ -1371,6 +1373,7 @@ class Apart:
             self._pipe.send((path, os.getcwd()))
             outcome, said, done, seconds = self._pipe.recv()
         except BaseException as error:
+            self._before += queued(self._process.pid) or 0.0
             self._process.kill()
             self._process.join()
             status, self._process = self._process.exitcode, None

@@ -187,6 +187,11 @@ def try_positions(folder, names):
     return found, len(made)
 
 
+def is_found(name):
+    """Whether a tomogram of this name is taken, and found in a table."""
+    return is_usable(name) and not name.startswith(".") and is_sought(name, ".csv")
+
+
 # What has a name in a configuration.
 PLACES = ("scaled", "labels", "predicted", "model", "positions")
 
@@ -304,7 +309,7 @@ def try_generated(examples, places, seed):
         found, sought = try_positions(folder, filter(is_text, names))
         print(f"found in {found} of {sought} files of positions, {sought - found} refused")
     paths = generated(places * len(PLACES), seed, is_path)
-    tomograms = generated(places, seed + 1, lambda name: is_usable(name) and name[0] != ".")
+    tomograms = generated(places, seed + 1, is_found)
     others = generated(places, seed, lambda name: is_text(name) and not is_path(name))
     for number, (tomogram, other) in enumerate(zip(tomograms, others, strict=True)):
         with tempfile.TemporaryDirectory() as folder:

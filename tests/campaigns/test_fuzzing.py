@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ from fuzzing import (
     RUNS_A_COMMAND,
     TARGETS,
     Apart,
+    CrashError,
     Hangs,
     Spent,
     Target,
@@ -173,10 +175,11 @@ def test_a_campaign_hears_what_snakemake_would_run_in_a_configuration(tmp_path):
     assert not answered(read_as_snakemake, path)
 
 
-def test_a_campaign_knows_a_name_that_a_message_escapes(tmp_path):
+def test_a_campaign_knows_a_name_that_a_message_escapes_or_writes_in_full(tmp_path):
     path = tmp_path / "x.files"
-    path.write_text('predict: {stage: "\\x1F"}')
-    assert not answered(read_configurations, path, names_a_configuration)
+    for name in ("\\x1F", "~"):
+        path.write_text(f'predict: {{stage: "{name}"}}')
+        assert not answered(read_configurations, path, names_a_configuration)
 
 
 def test_a_campaign_notices_what_waits_and_what_fills_a_terminal(tmp_path):
@@ -230,6 +233,20 @@ def test_waiting_for_a_processor_is_no_hang(tmp_path):
             each.kill()
             each.wait()
         os.sched_setaffinity(0, before)
+
+
+def test_a_crash_is_no_hang_however_long_the_process_had_waited(monkeypatch, tmp_path):
+    def crashes(path):
+        if path.name == "bad":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    # As of a process that has waited for an hour.
+    hours = {"self": 0.0}
+    monkeypatch.setattr(fuzzing, "queued", lambda process="self": hours.get(process, 3600.0))
+    apart = Apart(crashes)
+    assert answered(apart, tmp_path / "good")
+    with pytest.raises(CrashError):
+        answered(apart, tmp_path / "bad")
 
 
 def test_where_the_kernel_tells_of_no_waiting_the_processor_and_much_of_a_clock_count():
