@@ -677,8 +677,8 @@ def test_a_run_whose_working_folder_is_gone_ends_with_a_word(empty, how):
     """Snakemake fails in a thread then, unseen, and would wait for the job of that for ever."""
     notes, there = empty.folder / ".snakemake", empty
     with subprocess.Popen(
-        empty.command("--cores", "1", "--", "scale"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        cwd=empty.folder,
+        empty.command("--cores", "1", "--", "scale"), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, cwd=empty.folder,
     ) as run:  # fmt: skip
         line = ""
         while "rule raw_scale_tomogram" not in line:
