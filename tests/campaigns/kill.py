@@ -84,7 +84,7 @@ def fill(folder):
         train={"semantic": "config/train.yaml"},
         predict={name: f"config/{name}.yaml" for name in ("lamella", "semantic")},
     )
-    few = {"max_epochs": 2, "checkpoint_minutes": 0.0001}
+    few = {"max_epochs": 2, "checkpoint_minutes": 0.0001, "num_workers": 1}
     settings = training()["hyper_parameters"] | few
     lab.write_yaml("config/train.yaml", training(hyper_parameters=settings))
     lab.write_stage("lamella")
