@@ -276,9 +276,9 @@ def test_tomograms_with_hostile_names_are_planned_and_scaled_and_nothing_runs_in
 
 
 def test_generated_names_are_refused_by_name_or_planned_and_scaled(tmp_path):
-    names = generated(30, SEED)
-    left = try_tomograms(tmp_path, names, most=3)
-    assert 10 <= len(left) <= 28
+    names = generated(24, SEED)
+    left = try_tomograms(tmp_path, names, most=2)
+    assert 10 <= len(left) < 24
 
 
 def test_generated_names_are_found_in_files_of_positions_or_refused(tmp_path):
