@@ -35,6 +35,8 @@ LATE = [
 ]
 # Random bytes to begin with, and how many of them hypothesis may need for a file.
 BEGINNINGS, LONGEST = 50, 4000
+# How many times as long what tells of its branches may take as in fuzzing.py.
+SLOWER = 6
 
 
 def run(name, seconds, seed):
@@ -49,6 +51,7 @@ def run(name, seconds, seed):
 
     logging.disable(logging.WARNING)
     np.seterr(all="ignore")
+    fuzzing.SECONDS *= SLOWER
     counts, ends = fuzzing.nothing_yet(), time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as kept:
         chance = random.Random(seed)
