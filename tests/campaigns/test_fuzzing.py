@@ -177,7 +177,7 @@ def test_a_campaign_hears_what_snakemake_would_run_in_a_configuration(tmp_path):
 
 def test_a_campaign_knows_a_name_that_a_message_escapes_or_writes_in_full(tmp_path):
     path = tmp_path / "x.files"
-    for name in ("\\x1F", "~"):
+    for name in ("\\x1F", "~", 5000 * "9"):
         path.write_text(f'predict: {{stage: "{name}"}}')
         assert not answered(read_configurations, path, names_a_configuration)
 
