@@ -33,7 +33,7 @@ def pipe(tmp_path):
 
 def refused(read, path):
     """The sentence with which a reader refuses a path, within a second."""
-    with at_most(10, of_clock=1), pytest.raises(InputError) as error:
+    with at_most(1), pytest.raises(InputError) as error:
         read(path)
     return str(error.value)
 
@@ -47,10 +47,10 @@ def test_a_pipe_and_a_device_are_refused(read, pipe, tmp_path):
 
 
 def test_a_pipe_that_open_alone_would_wait_for_is_refused_in_any_mode(pipe):
-    with pytest.raises(Hangs), at_most(10, of_clock=0.3):
+    with pytest.raises(Hangs), at_most(0.3):
         open(pipe).close()
     for mode in ("r", "rb"):
-        with at_most(10, of_clock=1), pytest.raises(InputError, match="a pipe"):
+        with at_most(1), pytest.raises(InputError, match="a pipe"):
             open(pipe, mode, opener=files_only).close()
     assert not [each for each in os.listdir("/proc/self/fd") if leads_to(each, pipe)]
 
@@ -99,7 +99,7 @@ def test_no_reader_of_what_runs_keep_waits_for_a_pipe(tmp_path):
     assert "a pipe" in refused(read_record, made)
     assert "a pipe" in refused(read_unmade, tmp_path / "unmade.json")
     assert "a pipe" in refused(lambda run: _epochs_done(run, {}), tmp_path / "run")
-    with at_most(10, of_clock=5):
+    with at_most(5):
         (said,) = others_in(entries)
         assert said.endswith("a.json: it is a pipe or a device, not a file; remove it")
         assert not list(other_runs(entries))
@@ -135,7 +135,7 @@ def test_notes_of_others_that_are_none_tell_nothing(content, tmp_path):
         (notes / "whole").mkdir()
     elif content is not None:
         (notes / "whole").write_bytes(content)
-    with at_most(10, of_clock=5):
+    with at_most(5):
         assert found() == [{"endtime": 5.0}]
 
 
