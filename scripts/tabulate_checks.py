@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cryoseg import run_warnings
+from cryoseg.errors import GoneError
 from cryoseg.findings import ERROR, WARNING, Finding, finding_of
 from cryoseg.folders import file_names
 from cryoseg.joblog import log_to, logger
@@ -63,9 +64,16 @@ def name_findings(names, tomograms, companions):
     """
     if tomograms is not None:
         folder, extension = tomograms
-        yield from tomogram_name_findings(folder, file_names(folder), extension)
+        yield from tomogram_name_findings(folder, _names_in(folder), extension)
     for folder, ending, what in companions:
-        yield from companion_name_findings(folder, file_names(folder), ending, names, what)
+        yield from companion_name_findings(folder, _names_in(folder), ending, names, what)
+
+
+def _names_in(folder):
+    try:
+        return file_names(folder)
+    except FileNotFoundError as error:  # the configuration was checked when it was there
+        raise GoneError(folder) from error
 
 
 def _with_what_it_stops(finding, readers):

@@ -30,6 +30,7 @@ from cryoseg.simulation import simulate
 from cryoseg.stages import Stages
 from cryoseg.tomogram_checks import polarity
 from cryoseg.volumes import open_volume, write_mrc
+from tabulate_checks import name_findings
 from test_workflow import STAGES, Lab, stage_file, steps
 
 SHAPE = (12, 16, 20)
@@ -615,6 +616,16 @@ def test_a_file_that_is_missing_is_looked_for_under_names_alike(tmp_path):
     found = look_alikes(tmp_path, ".mrc", ["TS_01", "TS_2", "TS_3"])
     assert found == " (is TS_1.mrc that of TS_01, ts_2.mrc that of TS_2?)"
     assert look_alikes(tmp_path, ".mrc", ["TS_3"]) == ""
+
+
+def test_a_folder_that_goes_before_its_names_are_looked_at_is_named(tmp_path):
+    gone = str(tmp_path / "raw")
+    for folders in (
+        {"tomograms": (gone, ".mrc"), "companions": []},
+        {"tomograms": None, "companions": [(gone, ".mrc", "labels")]},
+    ):
+        with pytest.raises(InputError, match="raw is gone since the run began; bring it back"):
+            list(name_findings(names=["TS_1"], **folders))
 
 
 def test_labels_without_a_tomogram_are_named():
