@@ -383,6 +383,21 @@ def fail_alone_where_a_file_is_gone():
     snakemake.jobs.Job.postprocess = ended
 
 
+def leave_folders_of_people():
+    """Let the end of a run remove empty folders of outputs alone, and go on where it may not.
+
+    Snakemake removes those of inputs too, and ends with a traceback, instead of the list of what
+    failed, where one is a mount or lies on a file system that is read-only.
+    """
+
+    def remove_empty(dag):
+        for folder in {os.path.dirname(file) for job in dag.jobs for file in job.output}:
+            with suppress(OSError):  # as where there is something in it
+                os.removedirs(folder)
+
+    snakemake.dag.DAG.cleanup_workdir = remove_empty
+
+
 def end_where_the_working_folder_is_gone():
     """End a run whose working folder is gone, as no job of it can begin or end any more.
 
@@ -478,6 +493,7 @@ keep_locks_of_others()
 tell_where_notes_cannot_be_kept()
 do_without_times_that_cannot_be_written()
 fail_alone_where_a_file_is_gone()
+leave_folders_of_people()
 end_where_the_working_folder_is_gone()
 end_without_waiting_for_itself()
 os.environ.update(not_to_outlive_this())

@@ -22,7 +22,7 @@ from full_disk import SENTENCE, campaign, enlarge, failed_steps, judged, small_d
 from kill import WITHOUT_TRAINING, FoundError, play
 from test_kill import TARGETS
 from test_shared_folders import ANNA, READ_ALL, SharedLab
-from test_workflow import NAMES, Lab, fill
+from test_workflow import NAMES, RAW, Lab, fill
 from tracebacks import tracebacks
 
 # As a process of its own, since HDF5 holds on to a file that it could not complete.
@@ -279,6 +279,37 @@ def test_the_reason_of_each_tomogram_is_judged():
     assert lost_folder.judged(f"{refused}does not exist\n", "scaled")
     with pytest.raises(FoundError, match="does not say what is gone"):
         lost_folder.judged(f"{refused}is odd\n", "scaled")
+
+
+def meanwhile(lab, act, *arguments):
+    """Do something as soon as a run has begun its first job; returns what the run prints."""
+    with subprocess.Popen(
+        lab.command("--cores", "1", *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, cwd=lab.folder,
+    ) as run:  # fmt: skip
+        while "rule raw_scale_tomogram" not in run.stdout.readline():
+            assert run.poll() is None
+        act()
+        return run.communicate(timeout=300)[0]
+
+
+@pytest.mark.root
+def test_an_empty_folder_that_may_not_be_removed_does_not_cost_the_list_of_what_failed(tmp_path):
+    lab = fill(Lab(tmp_path / "lab"))
+    folder = lab.folder / "scaled"
+    with lost_folder.own_mount(folder):
+        shown = meanwhile(lab, lambda: lost_folder.forbid_writing(folder), "scaled/TS_1.mrc")
+    (step,) = lost_folder.judged(shown, "scaled")
+    assert step.startswith("raw_scale_tomogram TS_1: ")
+
+
+def test_an_empty_folder_of_inputs_stays(tmp_path):
+    """Snakemake removes it; somebody keeps it for what is to come."""
+    lab = fill(Lab(tmp_path / "lab"))
+    tomograms = [*(lab.folder / RAW).iterdir()]
+    shown = meanwhile(lab, lambda: [each.unlink() for each in tomograms], "scale")
+    assert "is gone since the run began" in shown
+    assert (lab.folder / RAW).is_dir()
 
 
 @pytest.mark.root
