@@ -1,5 +1,8 @@
 """Patches reach the network in an order that depends on the seed, and on nothing else."""
 
+import os
+import subprocess
+import sys
 from itertools import chain
 
 import numpy as np
@@ -8,8 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import REPOSITORY
 from cryoseg.augmentation import Transforms
 from cryoseg.errors import InputError
+from cryoseg.joblog import TO_END
 from cryoseg.patches import PatchFile
 from cryoseg.training_data import (
     Augmentation,
@@ -115,6 +120,34 @@ def test_distances_are_read_only_where_they_are_used(files):
     assert all((s.distances is None) == s.drawn.resampled for s in samples)
     batch = collate(samples)
     assert set(batch.distances) == {n for n, s in enumerate(samples) if not s.drawn.resampled}
+
+
+READER = """
+import multiprocessing, os, threading, time
+from cryoseg import training_data
+def start_thread():  # as libraries do where a process begins
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+os.register_at_fork(after_in_child=start_thread)
+training_data.collate = list
+batches = iter(training_data._loader(range(8), 1, batch_size=1))
+next(batches)
+(reader,) = multiprocessing.active_children()
+for thread in os.listdir(f"/proc/{reader.pid}/task"):
+    status = open(f"/proc/{reader.pid}/task/{thread}/status").read()
+    print(status.partition("SigBlk:")[2].split()[0])
+"""
+
+
+def test_no_thread_of_a_reader_is_ended_by_a_signal_that_tells_to_end():
+    """The reader would end by it, and so the trainer, before it has saved anything."""
+    done = subprocess.run(
+        [sys.executable, "-c", READER], stdout=subprocess.PIPE, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "scripts")},
+    )  # fmt: skip
+    blocked = [int(each, 16) for each in done.stdout.split()]
+    assert len(blocked) > 2
+    takes = [each for each in blocked if not all(each & 1 << number - 1 for number in TO_END)]
+    assert len(takes) == 1  # which waits for them, and ends the reader if the trainer says so
 
 
 def test_the_noisy_input_is_that_of_the_file(files):

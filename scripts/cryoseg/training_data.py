@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkContext, ForkProcess
 
 import numpy as np
 import torch
@@ -242,9 +243,28 @@ def _loader(dataset, workers, pin=False, augmentation=None, **which):
         prefetch_factor=2 if workers > 0 else None,
         worker_init_fn=_obey_the_trainer_alone,
         # So that the trainer is the parent of each, as _end_when_the_trainer_says takes it to be.
-        multiprocessing_context="fork" if workers > 0 else None,
+        multiprocessing_context=_Deaf() if workers > 0 else None,
         **which,
     )
+
+
+class _DeafProcess(ForkProcess):
+    """A process no thread of which takes the signals that tell to end.
+
+    They are held back before there is one: libraries start threads as a process begins, which any
+    signal that they take would end.
+    """
+
+    def start(self):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_END)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Deaf(ForkContext):
+    Process = _DeafProcess
 
 
 def _obey_the_trainer_alone(worker):
@@ -253,7 +273,6 @@ def _obey_the_trainer_alone(worker):
     The trainer needs it to come to the end of a step, and saves what was trained then. PyTorch's
     own answer to SIGTERM ends a reader at once, and with it the trainer, by a RuntimeError.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, TO_END)
     threading.Thread(target=_end_when_the_trainer_says, daemon=True).start()
 
 
