@@ -233,9 +233,7 @@ def take_off_dead_locks(workflow):
 def said_of_others(living):
     """What to tell of other runs in a working folder, Owners."""
     return "\n".join(
-        f"Another snakemake works in this folder: {each}."
-        + (each.doubt or " Wait for its end, or end it; then give the same command again.")
-        for each in living
+        f"Another snakemake works in this folder: {each}.{each.advice}" for each in living
     )
 
 

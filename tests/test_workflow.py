@@ -633,6 +633,7 @@ def test_two_runs_at_once_do_not_disturb_each_other(lab):
         finally:
             first.send_signal(signal.SIGCONT)
         assert "Another snakemake works in this folder" in second
+        assert f"It is stopped (Ctrl-Z): let it go on (fg, or kill -CONT {first.pid})" in second
         shown, _ = first.communicate()
     assert first.returncode == 0, shown
     assert lab.labels("semantic", "TS_1").shape == SHAPE

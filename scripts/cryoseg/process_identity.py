@@ -69,6 +69,15 @@ class ProcessIdentity:
         another_has_its_number = self.began is not None and began != self.began
         return ended or another_has_its_number
 
+    @property
+    def is_stopped(self):
+        """Whether it is there and held, as by Ctrl-Z; False where that cannot be known."""
+        if not self.is_known or self.is_gone:
+            return False
+        with suppress(psutil.Error):
+            return psutil.Process(self.number).status() == psutil.STATUS_STOPPED
+        return False
+
     def values(self):
         """As a mapping of plain values."""
         return asdict(self)

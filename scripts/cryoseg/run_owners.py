@@ -47,6 +47,19 @@ class Owner:
         return not self.elsewhere and self.process.is_gone
 
     @property
+    def advice(self):
+        """What to do for another run to begin in the folder."""
+        number = self.process.number
+        if self.doubt:
+            return self.doubt
+        if self.process.is_stopped:
+            return (
+                f" It is stopped (Ctrl-Z): let it go on (fg, or kill -CONT {number}), or end it "
+                f"(kill {number}; kill -CONT {number}); then give the same command again."
+            )
+        return " Wait for its end, or end it; then give the same command again."
+
+    @property
     def doubt(self):
         """What to do about a run of which cannot be known whether it lives; or an empty text."""
         if not self.elsewhere and self.process.is_known:
