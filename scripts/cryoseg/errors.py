@@ -25,7 +25,8 @@ class GoneError(InputError):
 
     def __init__(self, path):
         super().__init__(
-            f"{path} is gone since the run began; bring it back, then give the same command again"
+            f"{path} is gone since the run began; bring it back, unless a step makes it; then give "
+            "the same command again"
         )
 
 

@@ -264,6 +264,8 @@ class _DeafProcess(ForkProcess):
 
 
 class _Deaf(ForkContext):
+    """How PyTorch's loader begins its readers: each a _DeafProcess."""
+
     Process = _DeafProcess
 
 

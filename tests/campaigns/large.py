@@ -49,12 +49,14 @@ NARROW = {
 # Two stages score and label; what is in common is done once, and each model inspected once.
 JOBS_OF_A_TOMOGRAM, JOBS_OF_MODELS = 7, 2
 # Seconds that a job may take beyond its imports, as a mean; seconds of a processor beyond them,
-# with what snakemake takes for it; and seconds of a core beside it.
+# with what snakemake takes for it; and seconds of a core beside it. Each is at least twice what
+# `many --tomograms 6` took on two cores that nobody else used: 0.0 to 0.1, and 0.6 and 0.8 with
+# PyTorch; 0.36; 0.97.
 MOST_BEYOND_IMPORTS = {
-    "scale_tomogram": 0.6, "check_tomogram": 0.6, "admit_tomogram": 0.6, "inspect_model": 1.5,
-    "score_voxels": 1.5, "label_voxels": 0.6,
+    "scale_tomogram": 0.3, "check_tomogram": 0.3, "admit_tomogram": 0.3, "inspect_model": 1.2,
+    "score_voxels": 1.5, "label_voxels": 0.3,
 }  # fmt: skip
-MOST_OF_A_PROCESSOR, MOST_BESIDE = 0.4, 1.0
+MOST_OF_A_PROCESSOR, MOST_BESIDE = 0.7, 2.0
 
 
 def processor_seconds():

@@ -318,7 +318,8 @@ def in_one_output_folder(folder, chance, references):
             both = meet(commands, labs, watch, chance, count_files(reference))
             failed = [steps_disturbed(each) for each in commands.begun]
             check_told(commands.begun, both, "with the same settings")
-            twice = made_by_both(labs) - made_by_both([reference / who / "lab" for who in WHO])
+            twice = made_by_both(*(lab.folder for lab in labs))
+            twice -= made_by_both(*(reference / who / "lab" for who in WHO))
             turns = take_turns(labs)
         check_watch(watch)
         for lab in labs:
@@ -369,11 +370,12 @@ def steps_disturbed(command, sentence=DISTURBED):
     return steps
 
 
-def made_by_both(labs):
-    """Jobs, by the notes of their times, that were done in both of two working folders."""
-    folders = [getattr(lab, "folder", lab) / "benchmarks" for lab in labs]
-    found = [{path.relative_to(top) for path in top.rglob("*.tsv")} for top in folders]
-    return found[0] & found[1]
+def made_by_both(*folders):
+    """Jobs, by the notes of their times, that were done in each of some working folders."""
+    tops = [folder / "benchmarks" for folder in folders]
+    return set.intersection(
+        *({path.relative_to(top) for path in top.rglob("*.tsv")} for top in tops)
+    )
 
 
 def take_turns(labs):
@@ -466,7 +468,7 @@ def with_other_settings(folder, chance, references):
             both = meet(commands, labs, watch, chance, count_files(alone[0]))
             failed = [steps_disturbed(each) for each in commands.begun]
             check_told(commands.begun, both, f"with other settings ({key} is ")
-            twice = made_by_both(labs)
+            twice = made_by_both(*(lab.folder for lab in labs))
             for lab in labs:
                 finish(lab)
         check_watch(watch)
